@@ -1,0 +1,87 @@
+"""The results of a study as plain data: what statistics, tables, plots and the report page read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The singular values of one encoder's features on one split, under one named transform."""
+
+    split: str
+    transform: str
+    count: int
+    singular_values: Sequence[float]
+    sve: float
+    lsvr: float
+
+
+@dataclass(frozen=True)
+class EpochCurve:
+    """One epoch of pre-training. `*_flipped` are None for an arm without flipped samples.
+
+    `accuracy_flipped` is against the given (wrong) label: how far the noise has been fitted. `recovered_flipped` is
+    against the clean label of the same samples.
+    """
+
+    epoch: int
+    loss_clean: float
+    accuracy_clean: float
+    loss_flipped: float | None
+    accuracy_flipped: float | None
+    recovered_flipped: float | None
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """One chosen head of one head seed, scored once on every split.
+
+    `scores` maps split ("validation", "test", "ood") to metric ("accuracy", "macro_f1") to a share in [0, 1].
+    `settings` is the setting chosen on validation.
+    """
+
+    head: str
+    head_seed: int
+    settings: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """All that is known of one pre-trained encoder: one noise ratio, one pre-training seed.
+
+    `ratio` is the exact decimal text ("0.1"); `realised` the share of labels that really differ.
+    """
+
+    ratio: str
+    realised: float
+    seed: int
+    kind: str = "symmetric"
+    spectra: Sequence[Spectrum] = ()
+    curves: Sequence[EpochCurve] = ()
+    heads: Sequence[HeadScore] = ()
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """One set of samples, for the report's account of the data."""
+
+    name: str
+    samples: int
+    classes: int
+    what: str = ""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Everything the report shows.
+
+    `made_from` is what the report lists as its origin: settings, versions, hashes, seconds a stage; nested plain data.
+    """
+
+    name: str
+    title: str
+    arms: Sequence[ArmResult]
+    data: Sequence[SplitFacts] = ()
+    made_from: Mapping[str, Any] = field(default_factory=dict)
