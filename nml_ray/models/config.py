@@ -1,0 +1,28 @@
+"""Settings that name an encoder."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from nml_ray.config.settings import Count, Settings
+
+
+class EncoderSettings(Settings):
+    """An encoder by name, and what its images look like."""
+
+    name: str = "small_resnet"
+    """`small_resnet`, `torchvision:NAME` or `timm:NAME`."""
+    width: Count = 24
+    """Channels of the first stage of `small_resnet`; its features have 8 times as many. Other encoders ignore it."""
+    channels: Annotated[int, Field(ge=1, le=3)] = 3
+    """Channels of the input image: 1 (grey) or 3 (RGB)."""
+    size: Count = 224
+    """Side of the square input, in pixels."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, on the 0..1 scale; the encoder's own when left out."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, on the 0..1 scale; the encoder's own when left out."""
+    weights: str | None = None
+    """A local .safetensors or .pth file of weights; none starts from random ones."""
+    channels_last: bool = True
+    """Memory format of images and weights; part of what fixes the bits."""
