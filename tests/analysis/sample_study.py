@@ -5,10 +5,16 @@ seeds averaged); the split into head seeds, the singular values and the training
 """
 
 import math
+from typing import Any
 
 from nml_ray.analysis.results import ArmResult, EpochCurve, HeadScore, Spectrum, SplitFacts, StudyResult
 
-HEADS = (("linear_probe", {}), ("mlp", {}), ("nmtune", {"preset": "paper"}), ("nmtune", {"preset": "official"}))
+HEADS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("linear_probe", {}),
+    ("mlp", {}),
+    ("nmtune", {"preset": "paper"}),
+    ("nmtune", {"preset": "official"}),
+)
 
 # (pre-training seed, ratio): (SVE on test, LSVR out of domain, (in, out) accuracy in percent for each of HEADS)
 TRIAL = {
@@ -30,7 +36,7 @@ DATA = (
     SplitFacts("test", 1315, 40, "downstream classes, in domain"),
     SplitFacts("ood", 687, 40, "downstream classes in colour and emoji styles"),
 )
-MADE_FROM = {
+MADE_FROM: dict[str, Any] = {
     "settings": {
         "noise": {"kind": "symmetric", "ratios": ["0", "0.05", "0.1", "0.2", "0.3"], "seed": 0},
         "pretrain": {"epochs": 12, "batch": 256, "encoder": {"name": "small_resnet", "width": 24}},

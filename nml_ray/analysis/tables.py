@@ -1,0 +1,249 @@
+"""Tables of a study: the one in the shape of the paper's (Table 1, Fig. 1), paired differences, measures, long rows."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nml_ray.analysis import statistics
+from nml_ray.analysis.results import ArmResult
+from nml_ray.analysis.statistics import CLEAN, Estimate, Verdict
+from nml_ray.analysis.wording import MINUS, head_label, ratio_label, split_label, with_interval
+
+Samples = Mapping[str, int]
+MEASURES = {"sve": "SVE", "lsvr": "LSVR"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of estimates under two levels of column headings.
+
+    `groups` are the upper headings with the number of columns each spans. Values are multiplied by `scale` and
+    written with `digits` decimals. A cell of None was not measured. `judged`: cells are differences that may be told
+    from nothing or not.
+    """
+
+    corner: str
+    groups: Sequence[tuple[str, int]]
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Estimate | None]]]
+    scale: float = 100
+    digits: int = 1
+    judged: bool = False
+
+    def text(self, cell: Estimate | None) -> str:
+        """One cell as text: "52.3 ± 1.2", "52.3" with one seed, "" where not measured."""
+        return "" if cell is None else with_interval(cell, self.scale, self.digits, signed=self.judged)
+
+    def tone(self, cell: Estimate | None) -> str:
+        """ "up" or "down" for a difference that stands out, "unclear" for one that does not, "" for plain values."""
+        if cell is None or not self.judged:
+            return ""
+        if statistics.verdict(cell) in (Verdict.CLEAR, Verdict.BEYOND_SAMPLING):
+            return "up" if cell.mean > 0 else "down"
+        return "unclear"
+
+    def flat_columns(self) -> list[str]:
+        """The column headings in one level: "In domain, MLP"."""
+        spans = [group for group, width in self.groups for _ in range(width)]
+        return [", ".join(part for part in pair if part) for pair in zip(spans, self.columns, strict=True)]
+
+
+def paper_table(arms: Sequence[ArmResult], samples: Samples, metric: str = "accuracy") -> Table:
+    """Rows: noise ratio. Columns: head x {in domain, out of domain}. Percent, mean and interval over seeds."""
+    heads, splits = statistics.methods(arms), statistics.splits(arms)
+    rows = [
+        (
+            ratio_label(ratio),
+            [
+                statistics.score(arms, ratio, head, split, metric, samples.get(split))
+                for split in splits
+                for head in heads
+            ],
+        )
+        for ratio in statistics.ratios(arms)
+    ]
+    return _by_split("Noise", splits, [head_label(head) for head in heads], rows)
+
+
+def noise_table(arms: Sequence[ArmResult], samples: Samples) -> Table:
+    """What each ratio did to each head: difference to the clean arm, paired within a seed, in percentage points."""
+    heads, splits = statistics.methods(arms), statistics.splits(arms)
+    rows = [
+        (
+            ratio_label(ratio),
+            [
+                statistics.ratio_difference(arms, ratio, head, split, samples=samples.get(split))
+                for split in splits
+                for head in heads
+            ],
+        )
+        for ratio in statistics.ratios(arms)
+        if ratio != CLEAN
+    ]
+    return _by_split("Noise", splits, [head_label(head) for head in heads], rows, judged=True)
+
+
+def gain_table(arms: Sequence[ArmResult], samples: Samples) -> Table:
+    """What NMTune gains over each plain head on the same features, paired within a seed, in percentage points."""
+    heads, splits = statistics.methods(arms), statistics.splits(arms)
+    pairs = [(tuned, base) for base in ("linear_probe", "mlp") for tuned in heads if tuned.startswith("nmtune")]
+    pairs = [pair for pair in pairs if pair[1] in heads]
+    rows = [
+        (
+            ratio_label(ratio),
+            [
+                statistics.head_difference(arms, ratio, tuned, base, split, samples=samples.get(split))
+                for split in splits
+                for tuned, base in pairs
+            ],
+        )
+        for ratio in statistics.ratios(arms)
+    ]
+    labels = [f"{head_label(tuned)} {MINUS} {head_label(base)}" for tuned, base in pairs]
+    return _by_split("Noise", splits, labels, rows, judged=True)
+
+
+def measure_table(arms: Sequence[ArmResult]) -> Table:
+    """SVE and LSVR (natural log) of every split and transform at every ratio."""
+    places = measured(arms)
+    rows = [
+        (
+            ratio_label(ratio),
+            [
+                statistics.measure(arms, ratio, split, transform, name)
+                for split, transform in places
+                for name in MEASURES
+            ],
+        )
+        for ratio in statistics.ratios(arms)
+    ]
+    several = len({transform for _, transform in places}) > 1
+    groups = [
+        (f"{split_label(split)} ({transform})" if several else split_label(split), 2) for split, transform in places
+    ]
+    return Table("Noise", groups, list(MEASURES.values()) * len(places), rows, scale=1, digits=3)
+
+
+def measured(arms: Sequence[ArmResult]) -> list[tuple[str, str]]:
+    """The (split, transform) pairs that have spectra: raw first, test and out of domain before the others."""
+    known = {(spectrum.split, spectrum.transform) for arm in arms for spectrum in arm.spectra}
+    order = {"test": 0, "ood": 1, "raw": 0}
+    return sorted(known, key=lambda pair: (order.get(pair[1], 9), pair[1], order.get(pair[0], 9), pair[0]))
+
+
+def _by_split(
+    corner: str,
+    splits: Sequence[str],
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Estimate | None]]],
+    judged: bool = False,
+) -> Table:
+    groups = [(split_label(split), len(columns)) for split in splits]
+    return Table(corner, groups, [*columns] * len(splits), rows, judged=judged)
+
+
+def to_text(table: Table) -> str:
+    """Aligned columns for a terminal."""
+    spans = [group for group, width in table.groups for _ in range(width)]
+    shown = ["" if i and spans[i - 1] == name else name for i, name in enumerate(spans)]
+    body = [[label, *map(table.text, cells)] for label, cells in table.rows]
+    lines = [["", *shown], [table.corner, *table.columns], *body]
+    widths = [max(len(line[i]) for line in lines[1:]) for i in range(len(lines[1]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def to_markdown(table: Table) -> str:
+    """A Markdown table with one level of headings."""
+    head = [table.corner, *table.flat_columns()]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    lines += [[label, *map(table.text, cells)] for label, cells in table.rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def to_csv(table: Table) -> str:
+    """Mean, half width and seeds of each cell, in the table's unit, for other programs to read."""
+    columns = table.flat_columns()
+    rows: list[dict[str, Any]] = []
+    for label, cells in table.rows:
+        row: dict[str, Any] = {table.corner.lower(): label.replace("\N{NO-BREAK SPACE}", " ")}
+        for column, cell in zip(columns, cells, strict=True):
+            half = None if cell is None else cell.half_width
+            row[column] = "" if cell is None else round(cell.mean * table.scale, 6)
+            row[f"{column}, half width"] = "" if half is None else round(half * table.scale, 6)
+            row[f"{column}, seeds"] = 0 if cell is None else cell.seeds
+        rows.append(row)
+    return rows_to_csv(rows)
+
+
+def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV (RFC 4180, but with plain newlines) of rows that share their keys; "" for no rows."""
+    if not rows:
+        return ""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _arm(arm: ArmResult) -> dict[str, Any]:
+    return {"kind": arm.kind, "ratio": arm.ratio, "realised": arm.realised, "seed": arm.seed}
+
+
+def score_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
+    """One row for each arm, head, head seed, split and metric; values are shares."""
+    return [
+        {
+            **_arm(arm),
+            "head": statistics.method_of(score),
+            "head_seed": score.head_seed,
+            "split": split,
+            "metric": metric,
+            "value": value,
+            "settings": json.dumps(dict(score.settings), sort_keys=True),
+        }
+        for arm in arms
+        for score in arm.heads
+        for split, metrics in score.scores.items()
+        for metric, value in metrics.items()
+    ]
+
+
+def spectrum_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
+    """One row for each singular value, largest first; `share` is sigma_i / sum sigma."""
+    rows = []
+    for arm in arms:
+        for spectrum in arm.spectra:
+            total = sum(spectrum.singular_values)
+            place = {**_arm(arm), "split": spectrum.split, "transform": spectrum.transform}
+            rows += [
+                {**place, "index": i + 1, "singular_value": value, "share": value / total}
+                for i, value in enumerate(spectrum.singular_values)
+            ]
+    return rows
+
+
+def measure_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
+    """One row for each spectrum: SVE and LSVR (natural log) and the number of samples."""
+    return [
+        {
+            **_arm(arm),
+            "split": spectrum.split,
+            "transform": spectrum.transform,
+            "samples": spectrum.count,
+            "sve": spectrum.sve,
+            "lsvr": spectrum.lsvr,
+        }
+        for arm in arms
+        for spectrum in arm.spectra
+    ]
+
+
+def curve_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
+    """One row for each epoch of each arm; flipped columns are empty for an arm without flipped samples."""
+    return [{**_arm(arm), **vars(curve)} for arm in arms for curve in arm.curves]
