@@ -12,7 +12,7 @@ from typing import Any
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` by `data` in one step: a reader sees the old file or the new one.
 
-    With `durable` the bytes are on the disk before the name changes; without, a crash of the whole machine can lose them.
+    With `durable` the bytes are on the disk before the name changes; otherwise a crash of the machine can lose them.
     """
     with _aside(path, data, durable) as aside:
         os.replace(aside, path)
