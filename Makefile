@@ -18,8 +18,8 @@ TORCH_INDEX ?= $(CHOSEN_INDEX)
 ifneq ($(TORCH_INDEX),$(CHOSEN_INDEX))
 FORCE_INSTALL := FORCE
 endif
-SIZE_CUDA := about 3.3 GB to download and 6.1 GB on disk, 5.3 GB of it torch with CUDA (README: a CPU build)
-SIZE_CPU := about 0.6 GB to download and 1.6 GB on disk
+SIZE_CUDA := about 3.3 GB to download and 6.7 GB on disk, 5.3 GB of it torch with CUDA (README: a CPU build)
+SIZE_CPU := about 0.6 GB to download and 1.4 GB on disk
 
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest
 HEAVY := browser or slow or kill or netns or slurm
