@@ -6,7 +6,7 @@ SVE, LSVR and the whole spectrum follow from the Gram, so no second pass over th
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,11 @@ class Sums:
     def save(self, path: Path) -> None:
         """Write aside and rename. Of each Gram the upper triangle is kept."""
         upper = np.triu_indices(self.dim)
-        arrays = {"count": np.array(self.count), "dim": np.array(self.dim), "transforms": np.array(self.transforms)}
+        arrays: dict[str, Any] = {
+            "count": np.array(self.count),
+            "dim": np.array(self.dim),
+            "transforms": np.array(self.transforms),
+        }
         for name in self.mean:
             arrays[f"{name}.mean"] = self.mean[name]
             arrays[f"{name}.gram"] = self.gram[name][upper]
