@@ -32,9 +32,9 @@ def load_weights(module: nn.Module, path: Path, ignore: Sequence[str] = ()) -> N
     missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
     extra = [name for name in tensors if name not in expected]
     shapes = [
-        f"{name} is {list(tensor.shape)} instead of {list(expected[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in expected and tensor.shape != expected[name].shape
+        f"{name} is {list(tensors[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
     wrong = [
         f"{len(names)} {what} ({_some(names)})"
