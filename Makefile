@@ -19,7 +19,7 @@ ifneq ($(TORCH_INDEX),$(CHOSEN_INDEX))
 FORCE_INSTALL := FORCE
 endif
 SIZE_CUDA := about 3.3 GB to download and 6.7 GB on disk, 5.3 GB of it torch with CUDA (README: a CPU build)
-SIZE_CPU := about 0.6 GB to download and 1.4 GB on disk
+SIZE_CPU := about 0.6 GB to download and 2 GB on disk
 
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest
 HEAVY := browser or slow or kill or netns or slurm
@@ -63,7 +63,8 @@ distclean: clean ## clean, and remove .venv too; runs/ stays
 
 # The stamp is written last: an interrupted installation leaves none, and the next call goes on where it stopped.
 # The lock is complete, so nothing is resolved (--no-deps); every file is checked against its hash. Torch from an index
-# the user names is another build than the locked one: only its version is held.
+# the user names is another build than the locked one: only its version is held. Another index means a new .venv, since
+# builds of one version satisfy each other.
 $(STAMP): requirements.lock pyproject.toml $(FORCE_INSTALL)
 	@rm -f $@
 	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11) ""; do
@@ -73,6 +74,7 @@ $(STAMP): requirements.lock pyproject.toml $(FORCE_INSTALL)
 	    echo "nml_ray needs Python 3.11 or newer, and '$(or $(PYTHON),python3)' is not: make install PYTHON=/path/to/python3" >&2
 	    exit 2
 	fi
+	if [ -f .venv/torch-index ] && [ "$(TORCH_INDEX)" != "$(CHOSEN_INDEX)" ]; then rm -rf .venv; fi
 	case "$(TORCH_INDEX) $$(uname -s)" in
 	    " Linux") size="$(SIZE_CUDA)" ;;
 	    *) size="$(SIZE_CPU)" ;;
@@ -87,6 +89,7 @@ $(STAMP): requirements.lock pyproject.toml $(FORCE_INSTALL)
 	    install() { .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet "$$@"; }
 	    check() { .venv/bin/python -m pip check --disable-pip-version-check; }
 	fi
+	echo "$(TORCH_INDEX)" > .venv/torch-index
 	if [ -z "$(TORCH_INDEX)" ]; then
 	    install --require-hashes --no-deps -r requirements.lock
 	else
@@ -97,7 +100,6 @@ $(STAMP): requirements.lock pyproject.toml $(FORCE_INSTALL)
 	fi
 	install --no-deps --no-build-isolation --editable .
 	check
-	echo "$(TORCH_INDEX)" > .venv/torch-index
 	touch $@
 
 FORCE:
