@@ -1,0 +1,211 @@
+"""Makes what a plan lacks: batch by batch, under leases, a failure stopping only what depends on it."""
+
+import importlib
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from nml_ray.config.errors import UserError
+from nml_ray.storage import lease
+from nml_ray.storage.artifact import Artifact, Store
+from nml_ray.study.graph import batches
+from nml_ray.study.plan import Given, Planned
+from nml_ray.study.record import machine, versions
+from nml_ray.study.task import Context, StageFunction, Task
+
+_WAIT = 0.5  # seconds between two looks at an artifact that another process is making
+ERROR_LOG = "error.log"
+
+
+class Display(Protocol):
+    """Where a run shows itself; see progress.py."""
+
+    def stage(self, title: str, attempts: Sequence[Path]) -> AbstractContextManager[None]:
+        """Shown while one batch is at work."""
+
+    def say(self, line: str) -> None:
+        """One line for the user."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a stage has no artifact; `log` holds the traceback."""
+
+    reason: str
+    log: Path
+
+
+@dataclass
+class Outcome:
+    """What a run made: the artifact of each stage, the failures, and the stages left out with what they lacked."""
+
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+
+
+def run(
+    plan: Mapping[str, Planned],
+    context: Context,
+    display: Display,
+    given: Mapping[str, Given] | None = None,
+    links: Path | None = None,
+) -> Outcome:
+    """Make every artifact of the plan that does not exist.
+
+    Args:
+        plan: See `plan.plan`.
+        context: Handed to the stage functions.
+        display: Where the run shows itself.
+        given: The user's own data by stage name; linked under `links`, anew at each run, so that it may move.
+        links: Directory for those links.
+
+    Raises:
+        UserError: a stage found a mistake of the user's; what was finished before stays.
+    """
+    outcome = Outcome()
+    for name, data in (given or {}).items():
+        if name in plan:
+            assert links is not None
+            outcome.artifacts[name] = _link(plan[name], data, links / name)
+    for name, planned in plan.items():
+        if planned.state == "cached":
+            found = context.store.artifact(planned.stage.kind, planned.digest)
+            assert found is not None
+            outcome.artifacts[name] = found
+    lacking = {name: planned.stage for name, planned in plan.items() if planned.state == "to do"}
+    for batch in batches(lacking):
+        ready = [name for name in batch if not _leave_out(plan[name], outcome)]
+        if ready:
+            _make(ready, plan, context, display, outcome)
+    return outcome
+
+
+def _leave_out(planned: Planned, outcome: Outcome) -> bool:
+    for source in planned.stage.inputs.values():
+        if source not in outcome.artifacts:
+            outcome.left_out[planned.stage.name] = outcome.left_out.get(source, source)
+            return True
+    return False
+
+
+def _link(planned: Planned, data: Given, directory: Path) -> Artifact:
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.iterdir():
+        old.unlink()
+    for name, target in data.links.items():
+        (directory / name).symlink_to(target.absolute())
+    record = {"given": {name: str(target) for name, target in data.links.items()}}
+    return Artifact(planned.stage.kind, planned.digest, directory, record)
+
+
+def _make(
+    names: Sequence[str], plan: Mapping[str, Planned], context: Context, display: Display, outcome: Outcome
+) -> None:
+    """Make one batch; what another process is at work on is waited for, and taken over when that process dies."""
+    waiting: set[str] = set()
+    open_ = list(names)
+    while open_:
+        held = _take(open_, plan, context.store)
+        try:
+            _adopt(open_, plan, context.store, outcome)
+            mine = [name for name in open_ if name in held and name not in outcome.artifacts]
+            if mine:
+                _call(mine, plan, context, display, outcome)
+        finally:
+            for mine_lease in held.values():
+                mine_lease.release()
+        open_ = [name for name in open_ if name not in outcome.artifacts and name not in outcome.failures]
+        for name in open_:
+            if name not in waiting:
+                waiting.add(name)
+                display.say(f"{name}: waiting for {_other(plan[name], context.store)}")
+        if open_:
+            time.sleep(_WAIT)
+
+
+def _take(names: Sequence[str], plan: Mapping[str, Planned], store: Store) -> dict[str, lease.Lease]:
+    held = {name: lease.take(store.directory(plan[name].stage.kind, plan[name].digest)) for name in names}
+    return {name: one for name, one in held.items() if one}
+
+
+def _adopt(names: Sequence[str], plan: Mapping[str, Planned], store: Store, outcome: Outcome) -> None:
+    for name in names:
+        found = store.artifact(plan[name].stage.kind, plan[name].digest)
+        if found:
+            outcome.artifacts[name] = found
+
+
+def _other(planned: Planned, store: Store) -> str:
+    holder = lease.holder(store.directory(planned.stage.kind, planned.digest))
+    return f"process {holder.pid} on {holder.host}, which is making it" if holder else "another process"
+
+
+def _call(
+    names: Sequence[str], plan: Mapping[str, Planned], context: Context, display: Display, outcome: Outcome
+) -> None:
+    tasks = [_task(plan[name], context.store, outcome) for name in names]
+    error = ""
+    with display.stage(title(tasks), [task.attempt.path for task in tasks]):
+        try:
+            resolve(plan[names[0]].stage.function)(tasks, context)
+        except UserError:
+            raise
+        except Exception as raised:
+            error = _one_line(raised)
+            text = traceback.format_exc()
+    for task in tasks:
+        found = context.store.artifact(task.stage.kind, task.attempt.digest)
+        if found:
+            outcome.artifacts[task.stage.name] = found
+            outcome.made.append(task.stage.name)
+            continue
+        log = task.attempt.path / ERROR_LOG
+        log.write_text(text if error else "The stage's function returned without finishing this attempt.\n")
+        reason = task.attempt.failure or error or "ended without a result"
+        outcome.failures[task.stage.name] = Failure(reason, log)
+
+
+def _task(planned: Planned, store: Store, outcome: Outcome) -> Task:
+    stage = planned.stage
+    inputs = {role: outcome.artifacts[source] for role, source in stage.inputs.items()}
+    attempt = store.attempt(stage.kind, planned.digest, **_facts(planned, inputs))
+    return Task(stage, inputs, attempt)
+
+
+def _facts(planned: Planned, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    stage = planned.stage
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": dict(stage.settings),
+        "inputs": {role: f"{artifact.kind}/{artifact.digest}" for role, artifact in inputs.items()},
+        "group": stage.group,
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def title(tasks: Sequence[Task]) -> str:
+    """How a batch is called on the screen."""
+    first = tasks[0].stage
+    if len(tasks) == 1:
+        return first.name
+    return f"{first.kind} ({', '.join(task.stage.name.removeprefix(first.kind + '/') for task in tasks)})"
+
+
+def resolve(function: str) -> StageFunction:
+    """The function that "module:name" names; importing it may take seconds."""
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
