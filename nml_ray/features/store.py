@@ -1,0 +1,176 @@
+"""Features on storage: one Arrow IPC file per shard, uncompressed, memory-mapped on reading.
+
+    <split>/<shard>.features.arrow     key: string, label: int64, features: fixed_size_list<float16|float32>[D]
+
+A file is written aside and renamed: it is whole or absent.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nml_ray.config.errors import UserError
+
+DType = Literal["float32", "float16"]
+SUFFIX = ".features.arrow"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of one split, in the order of their shards: `keys` N strings, `labels` int64 [N], `values` [N, D].
+
+    `values` is float16 or float32 as stored; of a split with one shard it is the mapped file itself, read-only.
+    """
+
+    keys: Sequence[str]
+    labels: NDArray[np.int64]
+    values: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def feature_path(directory: Path, split: str, shard: str) -> Path:
+    """Where the features of a shard lie; `shard` is the tar's base name without ".tar"."""
+    return directory / split / f"{shard}{SUFFIX}"
+
+
+def write_shard(
+    path: Path, keys: Sequence[str], labels: NDArray[np.int64], values: NDArray[np.floating], dtype: DType = "float32"
+) -> None:
+    """Write features [N, D] with their keys and labels.
+
+    Raises:
+        UserError: a value is not finite, or overflows float16.
+    """
+    stored = as_stored(values, dtype, str(path))
+    rows, dim = stored.shape
+    flat = pa.array(stored.reshape(-1))
+    columns = {
+        "key": pa.array(list(keys), pa.string()),
+        "label": pa.array(labels, pa.int64()),
+        "features": pa.FixedSizeListArray.from_arrays(flat, dim) if rows else pa.array([], pa.list_(flat.type, dim)),
+    }
+    table = pa.table(columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(rows, 1))
+    os.replace(aside, path)
+
+
+def as_stored(values: NDArray[np.floating], dtype: DType, where: str) -> NDArray[Any]:
+    """The values in the type they are stored in, contiguous. Raises `UserError` where they do not fit it."""
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values).all(axis=1)).sum())
+        raise UserError(
+            f"{bad} of {len(values)} rows of features hold NaN or infinity",
+            where=where,
+            expected="finite features; are the encoder's weights sound?",
+        )
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(values, dtype=dtype)
+    if not np.isfinite(stored).all():
+        mend = "values up to 65504; set extract.dtype: float32" if dtype == "float16" else f"values that {dtype} holds"
+        raise UserError(
+            f"features reach {np.abs(values).max():.4g}, which overflows {dtype}", where=where, expected=mend
+        )
+    return stored
+
+
+def read_shard(path: Path) -> Features:
+    """The features of one shard, memory-mapped. Raises `UserError` where the file is absent or cut short."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+    except FileNotFoundError:
+        raise UserError("no such file", where=str(path), expected="the features of a shard") from None
+    except pa.ArrowInvalid as error:
+        raise UserError(f"cannot be read ({error})", where=str(path), expected="a whole Arrow IPC file") from None
+    return from_table(table, str(path))
+
+
+def from_table(table: pa.Table, where: str) -> Features:
+    """Features from a table with the columns key, label and features (fixed-size lists, or lists of one length)."""
+    if missing := [name for name in ("label", "features") if name not in table.column_names]:
+        raise UserError(
+            f"lacks the column {missing[0]}", where=where, expected="columns label and features, and best key too"
+        )
+    table = table.combine_chunks()
+    keys = table["key"].to_pylist() if "key" in table.column_names else [str(row) for row in range(len(table))]
+    labels = table["label"].to_numpy().astype(np.int64, copy=False)
+    return Features(keys, labels, _matrix(table["features"], where))
+
+
+def _matrix(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
+    if not len(column):
+        dim = column.type.list_size if pa.types.is_fixed_size_list(column.type) else 0
+        return np.zeros((0, dim), column.type.value_type.to_pandas_dtype())
+    array = column.chunk(0)
+    if column.null_count or array.flatten().null_count:
+        raise UserError("features hold empty places", where=where, expected="a number everywhere")
+    flat = array.flatten().to_numpy(zero_copy_only=False)
+    if len(flat) % len(array) or not _one_length(array):
+        raise UserError("rows of features differ in length", where=where, expected="lists of one length")
+    return flat.reshape(len(array), -1)
+
+
+def _one_length(array: pa.Array) -> bool:
+    if pa.types.is_fixed_size_list(array.type):
+        return True
+    return len(np.unique(array.value_lengths().to_numpy())) == 1
+
+
+def read_split(directory: Path, split: str) -> Features:
+    """All features of a split, its shards in the order of their names.
+
+    Raises:
+        UserError: there are none, a file is cut short, or shards differ in width.
+    """
+    paths = sorted((directory / split).glob(f"*{SUFFIX}"))
+    if not paths:
+        there = sorted({path.parent.name for path in directory.glob(f"*/*{SUFFIX}")})
+        raise UserError(
+            f"no features of split {split}", where=str(directory), expected=", ".join(there) or "extracted features"
+        )
+    shards = [read_shard(path) for path in paths]
+    if len(shards) == 1:
+        return shards[0]
+    widths = {shard.values.shape[1] for shard in shards}
+    if len(widths) > 1:
+        raise UserError(f"features {sorted(widths)} wide", where=str(directory / split), expected="one width")
+    return Features(
+        [key for shard in shards for key in shard.keys],
+        np.concatenate([shard.labels for shard in shards]),
+        np.concatenate([shard.values for shard in shards]),
+    )
+
+
+def verify_shard(path: Path, keys: Sequence[str]) -> None:
+    """Check that a features file holds exactly one row for each of a shard's good samples, in their order.
+
+    Raises:
+        UserError: rows are missing, doubled or of other samples.
+    """
+    stored = list(read_shard(path).keys)
+    expected = list(keys)
+    if stored == expected:
+        return
+    missing, foreign = sorted(set(expected) - set(stored)), sorted(set(stored) - set(expected))
+    twice = len(stored) - len(set(stored))
+    found = [
+        f"{len(missing)} samples without a row (first: {missing[0]})" if missing else "",
+        f"{len(foreign)} rows of other samples (first: {foreign[0]})" if foreign else "",
+        f"{twice} rows too many of samples already there" if twice else "",
+    ]
+    raise UserError(
+        "; ".join(part for part in found if part) or "rows in another order",
+        where=str(path),
+        expected=f"one row for each of the shard's {len(expected)} samples",
+    )
