@@ -20,6 +20,8 @@ FORCE_INSTALL := FORCE
 endif
 SIZE_CUDA := about 3.3 GB to download and 6.7 GB on disk, 5.3 GB of it torch with CUDA (README: a CPU build)
 SIZE_CPU := about 0.6 GB to download and 2 GB on disk
+# renamed first, so that an interrupted removal leaves no half of an environment
+REMOVE_VENV := rm -rf .venv.old; mv .venv .venv.old; rm -rf .venv.old
 
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest
 HEAVY := browser or slow or kill or netns or slurm
@@ -59,22 +61,26 @@ clean: ## remove build output and tool caches
 	find nml_ray tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv too; runs/ stays
-	@rm -rf .venv
+	@if [ -e .venv ]; then $(REMOVE_VENV); fi
 
-# The stamp is written last: an interrupted installation leaves none, and the next call goes on where it stopped.
+# The stamp is written last. An interrupted installation leaves .unfinished instead, and the next call begins anew (what
+# was downloaded is cached): half a package looks installed. So does another index: builds of one version look alike.
 # The lock is complete, so nothing is resolved (--no-deps); every file is checked against its hash. Torch from an index
-# the user names is another build than the locked one: only its version is held. Another index means a new .venv, since
-# builds of one version satisfy each other.
+# the user names is another build than the locked one: only its version is held.
 $(STAMP): requirements.lock pyproject.toml $(FORCE_INSTALL)
-	@rm -f $@
-	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11) ""; do
+	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11) ""; do
 	    if [ -n "$$python" ] && "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi
 	done
 	if [ -z "$$python" ]; then
 	    echo "nml_ray needs Python 3.11 or newer, and '$(or $(PYTHON),python3)' is not: make install PYTHON=/path/to/python3" >&2
 	    exit 2
 	fi
-	if [ -f .venv/torch-index ] && [ "$(TORCH_INDEX)" != "$(CHOSEN_INDEX)" ]; then rm -rf .venv; fi
+	if [ -e .venv/.unfinished ] || { [ -e .venv/torch-index ] && [ "$(TORCH_INDEX)" != "$(CHOSEN_INDEX)" ]; }; then
+	    $(REMOVE_VENV)
+	fi
+	mkdir -p .venv
+	touch .venv/.unfinished
+	rm -f $@
 	case "$(TORCH_INDEX) $$(uname -s)" in
 	    " Linux") size="$(SIZE_CUDA)" ;;
 	    *) size="$(SIZE_CPU)" ;;
@@ -100,6 +106,6 @@ $(STAMP): requirements.lock pyproject.toml $(FORCE_INSTALL)
 	fi
 	install --no-deps --no-build-isolation --editable .
 	check
-	touch $@
+	mv .venv/.unfinished $@
 
 FORCE:
