@@ -33,6 +33,14 @@ _BOUNDS = {
 }
 
 
+class Misplaced(ValueError):
+    """Raised in a model's validator where the mistake lies in one of its keys: `path` leads there from the model."""
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 def validate(model: type[Model], document: Document) -> Model:
     """The document as a typed model.
 
@@ -55,13 +63,9 @@ def _first(model: type[BaseModel], document: Document, data: Any, failure: Valid
     placed = [(_document_path(data, error), error) for error in specific]
     placed.sort(key=lambda item: order.index(item[0]) if item[0] in document.places else len(order))
     path, error = placed[0]
-    more = len({path for path, _ in placed}) - 1
     found, expected, nearest = _words(model, path, error)
-    if more:
-        tail = f" ({more} more mistake{'s' if more > 1 else ''} in this file)"
-        return UserError(
-            found, where=document.where(path), expected=expected + tail if expected else "", nearest=nearest
-        )
+    if more := len({path for path, _ in placed}) - 1:
+        found += f" (and {more} more mistake{'s' * (more > 1)} in this file)"
     return UserError(found, where=document.where(path), expected=expected, nearest=nearest)
 
 
@@ -83,6 +87,9 @@ def _document_path(data: Any, error: Mapping[str, Any]) -> KeyPath:
         if inside:
             data = data[step]
             path.append(step)
+    placed = error.get("ctx", {}).get("error")
+    if isinstance(placed, Misplaced):
+        return (*path, *placed.path)
     return (*path, error["loc"][-1]) if error["type"] == "missing" else tuple(path)
 
 
@@ -96,11 +103,9 @@ def _words(model: type[BaseModel], path: KeyPath, error: Mapping[str, Any]) -> t
     if kind == "missing":
         return f"'{name}' is missing", "it to be given", ""
     if kind == "value_error":
-        return (
-            (f"{name} = {show(value)}" if _short(value) else f"'{name}'" if name else "the file"),
-            str(context.get("error", error["msg"])),
-            "",
-        )
+        message = str(context.get("error", error["msg"]))
+        subject = "" if isinstance(context.get("error"), Misplaced) else _subject(name, value)
+        return f"{subject}: {message}" if subject else message, "", ""
     found = f"{name} = {show(value)}" if name else f"{show(value)}"
     if kind in ("literal_error", "enum"):
         names = literal_names(model, error["loc"])
@@ -122,6 +127,10 @@ def _words(model: type[BaseModel], path: KeyPath, error: Mapping[str, Any]) -> t
     if kind == "int_from_float":
         return found, _TYPES["int"], ""
     return found, _TYPES.get(kind.removesuffix("_type").removesuffix("_parsing"), error["msg"]), ""
+
+
+def _subject(name: str, value: Any) -> str:
+    return f"{name} = {show(value)}" if name and _short(value) else name
 
 
 def _refuse_conversions(document: Document, data: Any, result: Any, path: KeyPath) -> None:

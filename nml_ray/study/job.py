@@ -1,0 +1,146 @@
+"""The job file: what is made, from what, and how it is run. Every section but the name may be left out."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from nml_ray.analysis.config import SpectrumSettings
+from nml_ray.config.document import Document, load
+from nml_ray.config.override import override
+from nml_ray.config.settings import Count, Settings
+from nml_ray.config.validate import Misplaced, validate
+from nml_ray.data.config import DataSettings, NoiseSettings
+from nml_ray.features.config import ExtractSettings, GivenFeatures
+from nml_ray.heads.config import HeadsSettings
+from nml_ray.models.config import EncoderSettings
+from nml_ray.pretrain.config import PretrainSettings
+
+DOWNSTREAM = ("train", "validation", "test", "ood")
+
+
+class RunSettings(Settings):
+    """How a job runs. Nothing here changes a result, so nothing here is hashed."""
+
+    storage: str = "runs"
+    """Directory of all artifacts and studies; a relative one is below the current directory."""
+    cpus: Count | None = None
+    """CPUs that Ray may use; all of the machine's when left out."""
+    workers: Count = 1
+    """Workers of one pre-training run (data parallel)."""
+    arms: Literal["shared", "sweep"] = "shared"
+    """`shared`: arms share workers and one decoded image stream; `sweep`: each arm and seed is a Ray Tune trial."""
+    arms_per_worker: Count | None = None
+    """Noise arms that share a worker; all of a seed's when left out."""
+    decode_threads: Count = 1
+    """Threads of each worker that decode images, beside those that compute."""
+    checkpoint_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps between two checkpoints; 0 for one after every epoch."""
+    extract_workers: Count = 1
+    """Processes that extract features side by side."""
+    head_workers: Count | None = None
+    """Processes that fit heads side by side; as many as CPUs and `threads` allow when left out."""
+
+
+class Job(Settings):
+    """A study of label noise, or any part of one: sections that are absent are not made."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    """Name of the study's directory: small letters, digits, - and _."""
+    title: str = ""
+    """Heading of the report; the name when left out."""
+    threads: Count = 1
+    """Threads of every process that computes; part of what fixes the bits, so it is hashed."""
+    data: DataSettings | None = None
+    """Where the images come from."""
+    noise: NoiseSettings | None = None
+    """Which labels are made wrong; each ratio is an arm. Without it pre-training has one clean arm."""
+    pretrain: PretrainSettings | None = None
+    """Pre-train an encoder under every arm."""
+    encoders: tuple[EncoderSettings, ...] = ()
+    """Encoders to extract features from that are there already, instead of or beside pre-trained ones."""
+    extract: ExtractSettings | None = None
+    """Extract the downstream images' features; done with defaults where `spectrum` or `heads` need it."""
+    spectrum: SpectrumSettings | None = None
+    """Measure the singular-value spectra of the features."""
+    features: GivenFeatures | None = None
+    """Features that are there already, as files."""
+    heads: HeadsSettings | None = None
+    """Tune heads on the features."""
+    run: RunSettings = RunSettings()
+    """How the job runs."""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        self._check_data()
+        self._check_features()
+        if self.extracts():
+            self._check_splits()
+        return self
+
+    def given_splits(self) -> tuple[str, ...]:
+        """The splits that the data has, before anything is opened."""
+        if self.data is None:
+            return ()
+        if self.data.shards is not None:
+            return tuple(self.data.shards.splits())
+        return ("pretrain", *DOWNSTREAM)
+
+    def extracts(self) -> bool:
+        """Whether features are extracted: asked for, or needed by spectra or heads of encoders."""
+        has_encoder = self.pretrain is not None or bool(self.encoders)
+        return has_encoder and any((self.extract, self.spectrum, self.heads))
+
+    def extracted_splits(self) -> tuple[str, ...]:
+        """The splits whose features are extracted."""
+        if self.extract is not None and self.extract.splits is not None:
+            return self.extract.splits
+        return tuple(split for split in DOWNSTREAM if split in self.given_splits())
+
+    def _check_data(self) -> None:
+        user = "pretrain" if self.pretrain else "encoders" if self.encoders else "noise" if self.noise else ""
+        if user and self.data is None:
+            raise Misplaced(f"'{user}' needs images: add a section 'data', such as data: {{icons: {{}}}}", user)
+        if (self.pretrain or self.noise) and "pretrain" not in self.given_splits():
+            raise Misplaced(f"'{user}' needs a training set: add data.shards.pretrain", user)
+        if self.data and not user:
+            raise Misplaced("nothing uses 'data': add a section 'pretrain', 'encoders' or 'noise'", "data")
+        if self.pretrain and self.noise and self.noise.kind == "caption_swap":
+            raise Misplaced(
+                "supervised pre-training reads labels, which caption_swap leaves as they are", "noise", "kind"
+            )
+
+    def _check_features(self) -> None:
+        encoders = self.pretrain is not None or bool(self.encoders)
+        for name in ("heads", "spectrum"):
+            if getattr(self, name) and not (encoders or self.features):
+                raise Misplaced(f"'{name}' needs features: add a section 'pretrain', 'encoders' or 'features'", name)
+        if self.extract and not encoders:
+            raise Misplaced("'extract' needs an encoder: add a section 'pretrain' or 'encoders'", "extract")
+        if self.features and not (self.heads or self.spectrum):
+            raise Misplaced("nothing uses 'features': add a section 'heads' or 'spectrum'", "features")
+        if self.encoders and not self.extracts():
+            raise Misplaced("nothing uses 'encoders': add a section 'extract', 'spectrum' or 'heads'", "encoders")
+
+    def _check_splits(self) -> None:
+        splits = self.extracted_splits()
+        known = [split for split in self.given_splits() if split != "pretrain"]
+        for number, split in enumerate(splits):
+            if split not in known:
+                words = f"the data has no downstream split '{split}', only {', '.join(known) or 'none'}"
+                raise Misplaced(words, "extract", "splits", number)
+        if not splits:
+            raise Misplaced("the data has no downstream split to extract: train, validation, test or ood", "data")
+        missing = [split for split in DOWNSTREAM[:3] if split not in splits]
+        if self.heads and missing:
+            raise Misplaced(f"'heads' needs features of {', '.join(missing)}, which are not extracted", "heads")
+
+
+def read_job(path: Path, assignments: tuple[str, ...] = (), name: str = "") -> tuple[Job, Document]:
+    """A job file with its `--set` overrides, and the document it came from.
+
+    Raises:
+        UserError: see `document.load`, `override` and `validate`.
+    """
+    document = override(load(path, name), assignments)
+    return validate(Job, document), document
