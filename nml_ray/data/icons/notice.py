@@ -9,8 +9,9 @@ TEXTS = Path(__file__).parent / "licences"
 
 HEAD = """# Notice for the icons in icons.parquet
 
-`icons.parquet` holds drawings of the icon families listed here, taken from the npm package {package}. Every drawing was
-changed in the same way: rasterised to 32 px grey (a grey 32 x 32 PNG, black on white). No author endorses this use.
+`icons.parquet` holds drawings of the icon families listed here, taken from the npm package {package}.
+Every drawing was changed in the same way: rasterised to 32 px grey (a 32 x 32 PNG on white).
+No author endorses this use.
 The package states an author for each family and no year; the copyright lines below say what it states.
 Each family's licence is named by its SPDX identifier; the texts follow once each.
 

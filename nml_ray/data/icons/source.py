@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml_ray.config.errors import UserError, nearest_name
+from nml_ray.data.icons.families import PERMITTED
 
 DIGEST = "a034e46eecad0a7e83028035dd02fa345d8a54a2b8a59b9b2f4f0422222e1317"
 """sha256 of the shipped file."""
@@ -17,7 +18,7 @@ DIGEST = "a034e46eecad0a7e83028035dd02fa345d8a54a2b8a59b9b2f4f0422222e1317"
 SPLITS = ("pretrain", "train", "validation", "test", "ood")
 """Pre-training; downstream by groups of related families; colour and emoji styles of the downstream classes."""
 
-LICENCES = ("MIT", "Apache-2.0", "ISC", "CC0-1.0", "CC-BY-4.0")
+LICENCES = PERMITTED
 """SPDX identifiers that occur; `NOTICE` says which family has which."""
 
 LICENCE = " AND ".join(LICENCES)
@@ -75,5 +76,5 @@ def classes(name: str) -> list[str]:
 
 def groups() -> dict[str, str]:
     """Group of related families of each family; no group has images in two of train, validation and test."""
-    found: dict[str, str] = json.loads(load().schema.metadata[b"groups"])
-    return found
+    by_family: dict[str, str] = json.loads(load().schema.metadata[b"groups"])
+    return by_family
