@@ -1,0 +1,72 @@
+"""The head: an optional MLP from D to D, and a linear classifier on what it returns."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nml_ray.heads.config import HeadSetting, Mlp
+
+
+class Head(nn.Module):
+    """Z = features, mlp(features) or scale * mlp(features) + features [M, D]; logits = classifier(Z) [M, C].
+
+    Tensors: `mlp.<i>.*` (Linear, BatchNorm1d if any, ReLU, ..., Linear), `scale` [1, D], `classifier.*`.
+    """
+
+    def __init__(self, mlp: nn.Sequential | None, scale: nn.Parameter | None, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.mlp = mlp
+        self.scale = scale
+        self.classifier = classifier
+
+    def transform(self, features: Tensor) -> Tensor:
+        """Z [M, D], the features as the head sees them."""
+        if self.mlp is None:
+            return features
+        z = self.mlp(features)
+        return z if self.scale is None else torch.addcmul(features, self.scale, z)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.transform(features)
+        return z, self.classifier(z)
+
+
+def new_head(setting: HeadSetting, dim: int, classes: int, seed: int) -> Head:
+    """A head with initial weights drawn from `seed` alone, in training mode.
+
+    Linear layers of the MLP begin as PyTorch's own, the classifier Kaiming-uniform with bias 0.
+    """
+    mlp, scale = None, None
+    if isinstance(setting, Mlp):
+        mlp = _mlp(setting, dim)
+        scale = nn.Parameter(torch.full((1, dim), setting.residual_init)) if setting.residual else None
+    head = Head(mlp, scale, _Linear(dim, classes))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in head.mlp or ():
+            if isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(module.in_features)
+                module.weight.uniform_(-bound, bound, generator=generator)
+                module.bias.uniform_(-bound, bound, generator=generator)
+        nn.init.kaiming_uniform_(head.classifier.weight, generator=generator)
+        head.classifier.bias.zero_()
+    return head.to(getattr(torch, setting.dtype))
+
+
+class _Linear(nn.Linear):
+    """Born without values, so that PyTorch's global generator is not drawn from."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+def _mlp(setting: Mlp, dim: int) -> nn.Sequential:
+    width = round(setting.ratio * dim)
+    layers: list[nn.Module] = []
+    for number in range(setting.layers):
+        layers.append(_Linear(width if number else dim, width))
+        if setting.batch_norm:
+            layers.append(nn.BatchNorm1d(width))
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers, _Linear(width, dim))
