@@ -1,0 +1,109 @@
+"""The Ray Data shell of extraction: one row a shard, an actor pool that holds the encoders, small rows back.
+
+Bytes, pixels and features never pass through Ray: an actor reads its shards and writes their features itself. A shard
+whose actor or node dies is given to another actor; files are written aside and renamed, so nothing is left half done.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from nml_ray.config.errors import UserError
+from nml_ray.features.plan import ExtractionPlan, ShardDone, WorkItem
+
+TRIES = 3  # of a shard whose tar or target cannot be reached
+PAUSE = 5.0  # seconds before the next try
+
+ShardReport = Callable[[ShardDone], None]
+
+
+def extract_on_ray(
+    plan: ExtractionPlan, items: Sequence[WorkItem], workers: int, report: ShardReport
+) -> list[ShardDone]:
+    """Extract all items with up to `workers` actors, each of which reserves `plan.threads` CPUs.
+
+    `report` hears of every shard when it is done.
+
+    Raises:
+        UserError: a mistake of the user's that an actor found.
+    """
+    if not items:
+        return []
+    size = min(workers, len(items))
+    rows = [{"item": json.dumps(asdict(item))} for item in items]
+    done = []
+    with _quiet():
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _ShardWorker,
+            fn_constructor_args=(plan,),
+            batch_size=1,
+            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+            num_cpus=plan.threads,
+            num_gpus=1 if plan.device.startswith("cuda") else None,
+        )
+        for row in results.iter_rows():
+            if row["error"]:
+                raise UserError(str(row["error"]))
+            done.append(_shard_done(json.loads(str(row["done"]))))
+            report(done[-1])
+    return done
+
+
+class _ShardWorker:
+    """The actor: loads every encoder once, then works on shards."""
+
+    def __init__(self, plan: ExtractionPlan) -> None:
+        from nml_ray.features.extract import Extractor
+
+        self._error = ""
+        try:
+            self._extractor = Extractor(plan)
+        except UserError as error:
+            self._error = str(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        item = json.loads(str(batch["item"][0]))
+        try:
+            if self._error:
+                raise UserError(self._error)
+            done = _persistent(
+                lambda: self._extractor.extract(WorkItem(**{**item, "encoders": tuple(item["encoders"])}))
+            )
+        except UserError as error:
+            return {"done": [""], "error": [str(error)]}
+        return {"done": [json.dumps(asdict(done))], "error": [""]}
+
+
+def _persistent(work: Callable[[], ShardDone]) -> ShardDone:
+    for _ in range(TRIES - 1):
+        try:
+            return work()
+        except OSError:
+            time.sleep(PAUSE)
+    return work()
+
+
+def _shard_done(data: dict[str, Any]) -> ShardDone:
+    return ShardDone(**{**data, "failures": {int(place): why for place, why in data["failures"].items()}})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Ray Data's progress bars, tips and banners."""
+    context = DataContext.get_current()
+    logger = logging.getLogger("ray.data")
+    kept = context.enable_progress_bars, context.print_on_execution_start, logger.level
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.print_on_execution_start, level = kept
+        logger.setLevel(level)

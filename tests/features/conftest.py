@@ -1,0 +1,47 @@
+"""A tiny data set of two splits, and two tiny encoders, made anew for each test that asks."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nml_ray.data.shards import Sample, write_shards
+from nml_ray.features.plan import EncoderPlan, ExtractionPlan
+
+GREY = {"name": "small_resnet", "width": 2, "channels": 1, "size": 16}
+COLOUR = {"name": "small_resnet", "width": 3, "channels": 3, "size": 24}
+
+
+def png(number: int, side: int = 16) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side + number % 5, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """`train`: 23 samples in 3 tars, `test`: 5 in 1."""
+    for split, count, first in (("train", 23, 0), ("test", 5, 100)):
+        samples = [Sample(f"{split}/{n}", png(n), "png", label=n % 3) for n in range(first, first + count)]
+        write_shards(samples, tmp_path / "images" / split, samples_per_shard=9, classes=("a", "b", "c"))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def make_plan(images, tmp_path):
+    """A plan for the two encoders, each with an attempt directory of its own below `name`."""
+
+    def make(name: str = "run", encoders=(GREY, COLOUR), settings=None, **options) -> ExtractionPlan:
+        plans = []
+        for number, encoder in enumerate(encoders):
+            attempt = tmp_path / name / f"encoder{number}"
+            attempt.mkdir(parents=True)
+            plans.append(EncoderPlan(f"encoder{number}", str(attempt), settings=encoder))
+        return ExtractionPlan(
+            str(images), {"batch": 4, **(settings or {})}, ("raw", "official"), tuple(plans), **options
+        )
+
+    return make
