@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nml_ray.data.icons import choose, families, notice, render, vocabulary
-from nml_ray.data.icons.likeness import alike_families, normalised
+from nml_ray.data.icons.likeness import ALIKE, alike_families, normalised
 
 PACKAGE = "@iconify/json"
 COLUMNS = ("key", "png", "class", "caption", "family", "domain", "split")
@@ -99,21 +99,40 @@ def groups_of(package: Package, drawings: list[Drawing]) -> dict[str, str]:
     return families.groups(prefixes, declared + [(a, b) for a, b, _ in alike])
 
 
-def table_of(drawings: list[Drawing], classes: list[str], groups: Mapping[str, str]) -> pa.Table:
-    """The data set, sorted by split and key; the schema's metadata hold the group of each family."""
-    downstream = frozenset(choose.downstream_classes(classes))
+def splits_of(drawings: list[Drawing], downstream: frozenset[str], groups: Mapping[str, str]) -> list[str | None]:
+    """Split of each drawing, None for those that belong nowhere.
+
+    The coloured twin of a drawing that a related family has in train is left out: it would not be out of domain.
+    """
     sizes = Counter(
         groups[drawing.icon.family]
         for drawing in drawings
         if drawing.icon.label in downstream and drawing.domain not in choose.OUT_OF_DOMAIN
     )
-    splits = choose.split_of_groups(sizes)
+    of_group = choose.split_of_groups(sizes)
+    splits = [
+        choose.split_of(drawing.icon.label, drawing.domain, groups[drawing.icon.family], downstream, of_group)
+        for drawing in drawings
+    ]
+    ood = [place for place, split in enumerate(splits) if split == "ood"]
+    train = [place for place, split in enumerate(splits) if split == "train"]
+    vectors = {place: normalised(drawings[place].pixels) for place in ood + train}
+    marks = {place: (drawings[place].icon.label, groups[drawings[place].icon.family]) for place in ood + train}
+    for place in ood:
+        twins = [vectors[other] for other in train if marks[other] == marks[place]]
+        if twins and float((np.stack(twins) @ vectors[place]).max()) >= ALIKE:
+            splits[place] = None
+    return splits
+
+
+def table_of(drawings: list[Drawing], classes: list[str], groups: Mapping[str, str]) -> pa.Table:
+    """The data set, sorted by split and key; the schema's metadata hold the group of each family."""
     rows = []
-    for drawing in drawings:
-        icon, group = drawing.icon, groups[drawing.icon.family]
-        split = choose.split_of(icon.label, drawing.domain, group, downstream, splits)
+    splits = splits_of(drawings, frozenset(choose.downstream_classes(classes)), groups)
+    for drawing, split in zip(drawings, splits, strict=True):
         if split is not None:
-            png, caption = render.png_of(drawing.pixels), vocabulary.caption(icon.name)
+            icon, png = drawing.icon, render.png_of(drawing.pixels)
+            caption = vocabulary.caption(icon.name)
             rows.append((split, icon.key, png, icon.label, caption, icon.family, drawing.domain))
     rows.sort(key=lambda row: row[:2])
     names = ("split", "key", "png", "class", "caption", "family", "domain")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.data.icons.families import PERMITTED
 
-DIGEST = "a034e46eecad0a7e83028035dd02fa345d8a54a2b8a59b9b2f4f0422222e1317"
+DIGEST = "ba8eca4958326aadbe3c6841e29599e9ea58d653f8d28e8c6a186d1a4d91ffe1"
 """sha256 of the shipped file."""
 
 SPLITS = ("pretrain", "train", "validation", "test", "ood")
