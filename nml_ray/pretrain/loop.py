@@ -1,0 +1,187 @@
+"""The training loop: arms that share one decoded stream. It runs in a Ray Train worker and in process alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nml_ray.config.errors import UserError
+from nml_ray.data.config import NoiseArm
+from nml_ray.data.dataset import Dataset
+from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
+from nml_ray.data.labels import given_labels
+from nml_ray.data.schedule import Schedule
+from nml_ray.pretrain import checkpoint
+from nml_ray.pretrain.arm import Arm, ArmFailed
+from nml_ray.pretrain.config import PretrainSettings
+from nml_ray.pretrain.counts import epoch_curve
+from nml_ray.pretrain.export import export
+from nml_ray.pretrain.feeding import FeedingLog
+from nml_ray.pretrain.objective import normalise, seeded_objective
+from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
+from nml_ray.pretrain.schedule import learning_rate
+from nml_ray.pretrain.telemetry import Telemetry, write_curves
+from nml_ray.pretrain.world import World
+
+Report = Callable[[float, float, str], None]
+
+
+@dataclass
+class RunningArm:
+    """An arm with its place on storage, the curves of its finished epochs, and the error that ended it, if any."""
+
+    arm: Arm
+    attempt: Path
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+
+
+def train_group(plan: GroupPlan, world: World, report: Report) -> list[ArmOutcome]:
+    """Train every arm of a group to its end, from the last checkpoint that all of them have.
+
+    `report(done, total, unit)` is told how far the run is. An arm whose loss is not finite ends alone.
+    """
+    torch.set_num_threads(plan.threads)
+    run = _Run(plan, world, report)
+    run.train()
+    return [run.outcome(running) for running in run.arms]
+
+
+class _Run:
+    """One group in training on one worker."""
+
+    def __init__(self, plan: GroupPlan, world: World, report: Report) -> None:
+        self.plan, self.world, self.report = plan, world, report
+        self.settings = settings = PretrainSettings.model_validate(plan.settings)
+        dataset = Dataset.open(Path(plan.data))
+        self.schedule = Schedule(dataset, settings.order, plan.seed, settings.batch, settings.microbatch)
+        self.epoch_steps = self.schedule.steps_per_epoch
+        self.steps = self.epoch_steps * settings.epochs
+        self.arms = [self._build(arm, dataset) for arm in plan.arms]
+        loader_plan = LoaderPlan(
+            plan.seed,
+            self.schedule.microbatch,
+            settings.encoder.channels,
+            settings.encoder.size,
+            settings.augmentation,
+            self.schedule.batch,
+        )
+        self.loader = Loader(dataset, loader_plan, world.rank, world.size, plan.decode_threads)
+        self.undecodable = 0.0
+
+    def _build(self, arm: ArmPlan, dataset: Dataset) -> RunningArm:
+        settings = self.settings
+        given = given_labels(dataset, NoiseArm.from_hashed(arm.noise, arm.label_file))
+        classes = len(dataset.classes)
+        model = seeded_objective(settings.encoder, classes, settings.label_smoothing, self.plan.seed)
+        built = Arm.build(arm.name, model, given, dataset.label, settings.optimiser)
+        return RunningArm(built, Path(arm.attempt))
+
+    def train(self) -> None:
+        """All steps from the resumed one on, then the exported encoders."""
+        start = self._resume()
+        attempts = [running.attempt for running in self.arms]
+        log = FeedingLog(attempts, self.world.rank, self.loader.dataset.key)
+        rank_zero = self.world.rank == 0
+        telemetry = Telemetry(attempts if rank_zero else [], self.loader.timers, self.settings.batch)
+        total = self.steps * self.settings.batch
+        for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
+            losses, rate = self._step(step, microbatches)
+            log.add(step, microbatches)
+            if rank_zero:
+                telemetry.step(step, step // self.epoch_steps, rate, losses)
+                self.report((step + 1) * self.settings.batch, total, "images")
+            if (step + 1) % self.epoch_steps == 0:
+                self._end_epoch(step // self.epoch_steps)
+            if (step + 1) % (self.plan.checkpoint_steps or self.epoch_steps) == 0 or step + 1 == self.steps:
+                self._commit(step + 1, log)
+        telemetry.close()
+        if rank_zero:
+            for running in self.arms:
+                if not running.error:
+                    export(running.arm.model, self.settings.encoder, running.attempt)
+                    write_curves(running.attempt, running.curves)
+
+    def _resume(self) -> int:
+        attempts = [[Path(arm.attempt), *map(Path, arm.earlier)] for arm in self.plan.arms]
+        step, checkpoints = checkpoint.common_resume(attempts)
+        for running, saved in zip(self.arms, checkpoints, strict=False):
+            state = checkpoint.restore(running.arm, saved)
+            running.curves, running.lineage = state["curves"], state["lineage"]
+        for running in self.arms:
+            running.lineage = [*running.lineage, {"attempt": running.attempt.name, "from_step": step}]
+        return step
+
+    def _step(self, step: int, microbatches: Sequence[Microbatch]) -> tuple[list[float | None], float]:
+        optimiser = self.settings.optimiser
+        warmup = round(optimiser.warmup_epochs * self.epoch_steps)
+        rate = learning_rate(step, self.steps, warmup, optimiser.learning_rate)
+        fed = [_tensors(microbatch, self.arms[0].arm.model.encoder.input) for microbatch in microbatches]
+        self.fed_weight = float(self.settings.batch)
+        losses = [self._step_of(running, fed, rate) for running in self.arms]
+        self._count_undecodable(step)
+        return losses, rate
+
+    def _step_of(self, running: RunningArm, fed: Sequence[Any], rate: float) -> float | None:
+        if running.error:
+            return None
+        running.arm.begin_step()
+        for images, numbers, weights in fed:
+            running.arm.accumulate(images, numbers, weights)
+        try:
+            loss, self.fed_weight = running.arm.update(self.world, rate)
+        except ArmFailed as failure:
+            running.error = str(failure)
+            return None
+        return loss
+
+    def _count_undecodable(self, step: int) -> None:
+        """Stop the run when more images than the limit allows have turned out undecodable."""
+        self.undecodable += self.settings.batch - self.fed_weight
+        seen = (step + 1) * self.settings.batch
+        allowed = self.settings.undecodable_limit * max(seen, self.epoch_steps * self.settings.batch)
+        if self.undecodable > allowed:
+            raise UserError(
+                f"{self.undecodable:.0f} of {seen} images could not be decoded (holes-*.jsonl names them)",
+                where=self.plan.data,
+                expected=f"at most {self.settings.undecodable_limit:.2%} of an epoch (pretrain.undecodable_limit)",
+            )
+
+    def _end_epoch(self, epoch: int) -> None:
+        for running in self.arms:
+            running.curves.append(epoch_curve(epoch, running.arm.counts))
+            running.arm.counts = np.zeros_like(running.arm.counts)
+
+    def _commit(self, step: int, log: FeedingLog) -> None:
+        log.flush(step, [running.arm.given.numpy() for running in self.arms])
+        self.world.barrier()
+        if self.world.rank == 0:
+            for running in self.arms:
+                if not running.error:
+                    state = {"curves": running.curves, "lineage": running.lineage}
+                    checkpoint.save(running.arm, running.attempt, step, state)
+
+    def outcome(self, running: RunningArm) -> ArmOutcome:
+        """The facts of an arm for its record."""
+        facts = {
+            "steps": self.steps,
+            "steps_per_epoch": self.epoch_steps,
+            "dropped_per_epoch": self.schedule.dropped_per_epoch,
+            "undecodable": round(self.undecodable),
+            "lineage": running.lineage,
+            "final": running.curves[-1] if running.curves else None,
+        }
+        return ArmOutcome(running.arm.name, facts, running.error)
+
+
+def _tensors(microbatch: Microbatch, spec: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    images = torch.from_numpy(microbatch.images).permute(0, 3, 1, 2)
+    return (
+        normalise(images, spec.mean, spec.std),
+        torch.from_numpy(microbatch.numbers),
+        torch.from_numpy(microbatch.weights),
+    )

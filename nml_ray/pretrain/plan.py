@@ -1,0 +1,64 @@
+"""What the workers of a pre-training run are told, as plain data that crosses processes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nml_ray.storage.artifact import Attempt
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One noise arm: its noise (as `NoiseArm.hashed` gives it), its attempt and the attempts before it.
+
+    `label_file` says where the labels of `kind: file` lie.
+    """
+
+    name: str
+    noise: Mapping[str, Any]
+    attempt: str
+    earlier: tuple[str, ...] = ()
+    label_file: str = ""
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Arms of one pre-training seed that share a loader and a decoded stream.
+
+    `settings` is a dump of `PretrainSettings`; `data` the directory of the training split. The rest says how it
+    runs: `decode_threads` beside the computing `threads`, and a checkpoint every `checkpoint_steps` (0: every epoch).
+    """
+
+    data: str
+    settings: Mapping[str, Any]
+    seed: int
+    threads: int
+    arms: tuple[ArmPlan, ...]
+    decode_threads: int = 1
+    checkpoint_steps: int = 0
+
+
+@dataclass(frozen=True)
+class ArmOutcome:
+    """How an arm ended: its facts for the record, or the error that ended it alone."""
+
+    name: str
+    facts: Mapping[str, Any]
+    error: str = ""
+
+
+def attempt_name(plan: GroupPlan) -> str:
+    """A name that no other run of the plan's arms has: Ray Train silently resumes an old one."""
+    return Attempt(Path(plan.arms[0].attempt)).name
+
+
+def progress_of(plan: GroupPlan) -> Callable[[float, float, str], None]:
+    """What the loop reports to: the progress files of all arms."""
+    attempts = [Attempt(Path(arm.attempt)) for arm in plan.arms]
+
+    def report(done: float, total: float, unit: str) -> None:
+        for attempt in attempts:
+            attempt.progress(done, total, unit)
+
+    return report

@@ -1,0 +1,58 @@
+"""The Ray Train shell: one `TorchTrainer` run trains one group of arms.
+
+The worker's own errors come back as values, so that Ray retries only what a retry can mend: a process that died.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from nml_ray.config.errors import UserError
+from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan, attempt_name, progress_of
+
+RETRIES = 3  # worker deaths that a run survives
+STARTS = 2  # failed starts of the worker group; Ray's own default tries for ever
+
+
+def train_on_ray(plan: GroupPlan, workers: int, storage: str) -> list[ArmOutcome]:
+    """Train a group on `workers` Ray workers that reserve `plan.threads` CPUs each.
+
+    `storage` is a directory for Ray's own files.
+
+    Raises:
+        UserError: a mistake of the user's that a worker found.
+        ray.train.TrainingFailedError: workers died more often than is retried.
+    """
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=asdict(plan),
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": plan.threads}),
+        run_config=RunConfig(
+            name=attempt_name(plan),
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=STARTS),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    returned: Any = trainer.fit().return_value
+    if "user_error" in returned:
+        raise UserError(returned["user_error"])
+    return [ArmOutcome(**outcome) for outcome in returned["outcomes"]]
+
+
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    from nml_ray.pretrain.loop import train_group
+    from nml_ray.pretrain.world import World
+
+    plan = GroupPlan(**{**config, "arms": tuple(ArmPlan(**arm) for arm in config["arms"])})
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size())
+    try:
+        return {"outcomes": [asdict(outcome) for outcome in train_group(plan, world, progress_of(plan))]}
+    except UserError as error:
+        return {"user_error": str(error)}

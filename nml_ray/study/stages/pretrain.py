@@ -1,0 +1,70 @@
+"""The pretrain stage: arms of one pre-training seed, sharing a loader or spread as trials of a sweep."""
+
+import shutil
+from collections.abc import Sequence
+
+from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
+from nml_ray.study.task import Context, Task
+
+
+def run(tasks: Sequence[Task], context: Context) -> None:
+    """Train the arms, at most `arms_per_worker` of them in one worker, and finish each as an artifact of its own."""
+    size = 1 if context.run.arms == "sweep" else context.run.arms_per_worker or len(tasks)
+    plans = [group_plan(tasks[first : first + size], context) for first in range(0, len(tasks), size)]
+    outcomes = {outcome.name: outcome for outcome in _train(plans, context)}
+    failed = []
+    for task in tasks:
+        outcome = outcomes[task.stage.name]
+        if outcome.error:
+            task.attempt.fail(outcome.error)
+            failed.append(f"{task.stage.name}: {outcome.error}")
+            continue
+        shutil.rmtree(task.attempt.path / "checkpoints", ignore_errors=True)
+        task.attempt.finish(**outcome.facts)
+    if failed:
+        raise RuntimeError("; ".join(failed))
+
+
+def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
+    """The plan of arms that share a worker; they differ in their noise alone."""
+    first = tasks[0]
+    arms = tuple(
+        ArmPlan(
+            task.stage.name,
+            task.stage.settings["noise"],
+            str(task.attempt.path),
+            tuple(str(path) for path in task.attempt.earlier),
+        )
+        for task in tasks
+    )
+    return GroupPlan(
+        data=str(first.inputs["shards"].path / "pretrain"),
+        settings=first.stage.settings["pretrain"],
+        seed=first.stage.settings["seed"],
+        threads=context.threads,
+        arms=arms,
+        decode_threads=context.run.decode_threads,
+        checkpoint_steps=context.run.checkpoint_steps,
+    )
+
+
+def _train(plans: Sequence[GroupPlan], context: Context) -> list[ArmOutcome]:
+    if context.inline:
+        return [outcome for plan in plans for outcome in _train_inline(plan)]
+    context.start_ray()
+    storage = str(context.store.root / "ray")
+    if context.run.arms == "sweep":
+        from nml_ray.sweep.arms import train_as_trials
+
+        return train_as_trials(plans, context.run.workers, storage)
+    from nml_ray.pretrain.trainer import train_on_ray
+
+    return [outcome for plan in plans for outcome in train_on_ray(plan, context.run.workers, storage)]
+
+
+def _train_inline(plan: GroupPlan) -> list[ArmOutcome]:
+    from nml_ray.pretrain.loop import train_group
+    from nml_ray.pretrain.plan import progress_of
+    from nml_ray.pretrain.world import World
+
+    return train_group(plan, World(), progress_of(plan))
