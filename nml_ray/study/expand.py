@@ -1,0 +1,242 @@
+"""From a job to its stages: what each is called, what it reads, and what is hashed of it.
+
+Names and roles:
+
+    shards                    icons as tars                                            (or given: shards/pretrain ...)
+    ledger/ARM                shards
+    pretrain/ARM/seed-N       shards
+    encoder/NAME              weights, where a file of them is given
+    extract/ENCODER           shards, encoder (an artifact of `pretrain` or `encoder`: load_encoder reads either)
+    extract/given             features (the user's files)
+    spectrum/ENCODER          extract
+    heads/ENCODER             extract
+    report                    every artifact it shows, under the name of its stage
+
+Data given by path is hashed by its content (dataset.json's digest, a file's sha256), never by where it lies. It enters
+as a stage that is not run: `given` says which links make up the directory that readers of that stage see.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nml_ray.config.document import plain
+from nml_ray.data.config import NoiseArm, NoiseSettings
+from nml_ray.features.config import ExtractSettings
+from nml_ray.models.config import EncoderSettings
+from nml_ray.study import sources
+from nml_ray.study.job import DOWNSTREAM, Job
+from nml_ray.study.plan import Given
+from nml_ray.study.stage import Resources, Stage
+
+VERSIONS: Mapping[str, int] = {
+    "shards": 1,
+    "ledger": 1,
+    "pretrain": 1,
+    "encoder": 1,
+    "extract": 1,
+    "spectrum": 1,
+    "heads": 1,
+    "report": 1,
+}
+"""Raised when a stage's result changes for the same settings, so that old artifacts no longer count."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The stages of a job and, by stage name, what of it the user has given."""
+
+    stages: Sequence[Stage]
+    given: Mapping[str, Given]
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """One source of features: the stage that makes it and what the report says of it."""
+
+    name: str
+    stage: str
+    ratio: str | None
+    kind: str
+    seed: int
+    ledger: str = ""
+
+
+def expand(job: Job) -> Study:
+    """The stages of a job, in no particular order but the same one for the same job.
+
+    Raises:
+        UserError: data or a file that the job names cannot be read.
+    """
+    return _Expansion(job).study()
+
+
+class _Expansion:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.stages: list[Stage] = []
+        self.given: dict[str, Given] = {}
+        self.shards: dict[str, str] = {}  # split to the stage that has it
+
+    def study(self) -> Study:
+        self.data()
+        arms = self.arms()
+        encoders = [*self.pretrained(arms), *self.given_encoders()]
+        if self.job.extracts():
+            for encoder in encoders:
+                self.extract(encoder)
+        if self.job.features:
+            encoders.append(self.given_features())
+        measured = encoders if self.job.extracts() else encoders[-1:] if self.job.features else []
+        for encoder in measured:
+            self.measure(encoder)
+        self.report(encoders)
+        return Study(self.stages, self.given)
+
+    def add(self, name: str, kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str], group: str = "") -> str:
+        resources = Resources(cpus=self.job.threads)
+        function = f"nml_ray.study.stages.{kind}:run"
+        stage = Stage(name, kind, VERSIONS[kind], plain(settings), function, dict(inputs), group, resources)
+        self.stages.append(stage)
+        return name
+
+    def add_given(self, name: str, kind: str, settings: Mapping[str, Any], links: Mapping[str, Path]) -> str:
+        self.stages.append(Stage(name, kind, 1, plain(settings), ""))
+        self.given[name] = Given(links)
+        return name
+
+    def data(self) -> None:
+        data = self.job.data
+        if data is None:
+            return
+        if data.icons:
+            settings = {"source": "icons", "digest": sources.icons_digest(), "shard_size": data.icons.shard_size}
+            self.shards = dict.fromkeys(self.job.given_splits(), self.add("shards", "shards", settings, {}))
+            return
+        assert data.shards is not None
+        lanes = self.job.pretrain is not None and self.job.pretrain.order.kind == "lanes"
+        directories = {split: Path(path) for split, path in data.shards.splits().items()}
+        for use, splits in (("pretrain", ("pretrain",)), ("downstream", DOWNSTREAM)):
+            links = {split: directories[split] for split in splits if split in directories}
+            wanted = self.job.extracts() if use == "downstream" else bool(self.job.pretrain or self.job.noise)
+            if links and wanted:
+                layout = lanes and use == "pretrain"
+                digests = {split: sources.dataset_identity(split, path, layout) for split, path in links.items()}
+                name = self.add_given(f"shards/{use}", "shards", {"given": digests}, links)
+                self.shards |= dict.fromkeys(links, name)
+
+    def arms(self) -> list[NoiseArm]:
+        noise = self.job.noise
+        if noise is None and self.job.pretrain:
+            noise = NoiseSettings(ratios=("0",))
+        arms = noise.arms() if noise else []
+        for arm in arms:
+            inputs = {"shards": self.shards["pretrain"], **self.label_file(arm)}
+            self.add(f"ledger/{arm.name}", "ledger", {"noise": arm.hashed()}, inputs)
+        return arms
+
+    def label_file(self, arm: NoiseArm) -> dict[str, str]:
+        """The file of `kind: file` as a given stage with the link "labels.parquet"."""
+        if not arm.file:
+            return {}
+        name = f"labels/{arm.name}"
+        if name not in self.given:
+            self.add_given(name, "labels", {"digest": arm.options["digest"]}, {"labels.parquet": Path(arm.file)})
+        return {"labels": name}
+
+    def pretrained(self, arms: Sequence[NoiseArm]) -> list[_Encoder]:
+        pretrain, job = self.job.pretrain, self.job
+        if pretrain is None:
+            return []
+        recipe = pretrain.model_dump(mode="json", exclude={"seeds"})
+        recipe["encoder"], weights = self.weights(pretrain.encoder, "pretrain")
+        encoders = []
+        for seed in pretrain.seeds:
+            for arm in arms:
+                name = f"{arm.name}/seed-{seed}"
+                settings = {"pretrain": recipe, "noise": arm.hashed(), "seed": seed, "threads": job.threads}
+                inputs = {"shards": self.shards["pretrain"], **self.label_file(arm), **weights}
+                group = "sweep" if job.run.arms == "sweep" else f"seed-{seed}"
+                stage = self.add(f"pretrain/{name}", "pretrain", settings, inputs, group)
+                encoders.append(_Encoder(name, stage, arm.ratio, arm.kind, seed, f"ledger/{arm.name}"))
+        return encoders
+
+    def weights(self, encoder: EncoderSettings, owner: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Settings with the sha256 of the weights instead of their path, and the role `weights` of a link to the file."""
+        settings = encoder.model_dump(mode="json")
+        if encoder.weights is None:
+            return settings, {}
+        path = Path(encoder.weights)
+        settings["weights"] = f"sha256:{sources.file_digest(path, 'weights')}"
+        link = {f"weights{path.suffix}": path}
+        return settings, {
+            "weights": self.add_given(f"weights/{owner}", "weights", {"digest": settings["weights"]}, link)
+        }
+
+    def given_encoders(self) -> list[_Encoder]:
+        encoders: list[_Encoder] = []
+        for number, encoder in enumerate(self.job.encoders):
+            name = encoder.name.replace(":", "-").replace("/", "-")
+            if any(other.name == name for other in encoders):
+                name += f"-{number}"
+            settings, weights = self.weights(encoder, name)
+            stage = self.add(f"encoder/{name}", "encoder", {"encoder": settings, "threads": self.job.threads}, weights)
+            encoders.append(_Encoder(name, stage, "0", name, 0))
+        return encoders
+
+    def transforms(self) -> list[str]:
+        return list(self.job.spectrum.transforms) if self.job.spectrum else []
+
+    def extract(self, encoder: _Encoder) -> None:
+        chosen = (self.job.extract or ExtractSettings()).model_dump(mode="json")
+        settings = {
+            "extract": {**chosen, "splits": list(self.job.extracted_splits())},
+            "transforms": self.transforms(),
+            "threads": self.job.threads,
+        }
+        downstream = self.shards[self.job.extracted_splits()[0]]
+        inputs = {"shards": downstream, "encoder": encoder.stage}
+        self.add(f"extract/{encoder.name}", "extract", settings, inputs, "all")
+
+    def given_features(self) -> _Encoder:
+        features = self.job.features
+        assert features is not None
+        links = sources.feature_links({split: Path(path) for split, path in features.paths().items()})
+        digests = {name: sources.file_digest(path, "features") for name, path in links.items()}
+        source = self.add_given("features", "features", {"digests": digests}, links)
+        settings = {"splits": list(features.paths()), "transforms": self.transforms()}
+        self.add("extract/given", "extract", settings, {"features": source}, "given")
+        return _Encoder("given", "", "0", features.name, 0)
+
+    def measure(self, encoder: _Encoder) -> None:
+        inputs = {"extract": f"extract/{encoder.name}"}
+        if self.job.spectrum:
+            self.add(f"spectrum/{encoder.name}", "spectrum", {"transforms": self.transforms()}, inputs)
+        if self.job.heads:
+            settings = {"heads": self.job.heads.model_dump(mode="json"), "threads": self.job.threads}
+            self.add(f"heads/{encoder.name}", "heads", settings, inputs, "all")
+
+    def report(self, encoders: Sequence[_Encoder]) -> None:
+        arms = [(encoder, roles) for encoder in encoders if (roles := self.shown(encoder))]
+        if not arms:
+            return
+        inputs = {name: name for _, roles in arms for name in roles.values()}
+        inputs |= {name: name for name in self.shards.values()}
+        settings = {
+            "name": self.job.name,
+            "title": self.job.title or self.job.name,
+            "arms": [
+                {"ratio": encoder.ratio, "kind": encoder.kind, "seed": encoder.seed, "roles": roles}
+                for encoder, roles in arms
+            ],
+            "data": dict(self.shards),
+        }
+        self.add("report", "report", settings, inputs)
+
+    def shown(self, encoder: _Encoder) -> dict[str, str]:
+        """The stages that the report shows of an encoder, by role; none where there is only a ledger."""
+        made = {stage.name for stage in self.stages}
+        roles = {kind: f"{kind}/{encoder.name}" for kind in ("pretrain", "spectrum", "heads")}
+        roles = {kind: name for kind, name in roles.items() if name in made}
+        return {"ledger": encoder.ledger, **roles} if roles and encoder.ledger else roles

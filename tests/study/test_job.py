@@ -1,0 +1,71 @@
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from nml_ray.config.document import parse
+from nml_ray.config.errors import UserError
+from nml_ray.config.validate import validate
+from nml_ray.study.job import Job
+
+BASE = "name: demo\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("heads: {}\n", "job.yaml:2: 'heads' needs features: add a section 'pretrain', 'encoders' or 'features'"),
+        ("pretrain: {}\n", "job.yaml:2: 'pretrain' needs images"),
+        ("noise: {ratios: [0.1]}\n", "job.yaml:2: 'noise' needs images"),
+        ("data: {icons: {}}\n", "job.yaml:2: nothing uses 'data'"),
+        ("extract: {}\n", "job.yaml:2: 'extract' needs an encoder"),
+        ("data: {shards: {train: x}}\npretrain: {}\n", "job.yaml:3: 'pretrain' needs a training set"),
+        ("data: {shards: {train: x}}\nencoders: [{}]\nheads: {}\n", "job.yaml:4: 'heads' needs features of validation"),
+        ("data: {icons: {}}\nencoders: [{}]\n", "job.yaml:3: nothing uses 'encoders'"),
+        (
+            "data: {icons: {}}\nencoders: [{}]\nextract:\n  splits: [train, pretrain]\n",
+            "job.yaml:5: the data has no downstream split 'pretrain', only train, validation, test, ood",
+        ),
+        ("features: {train: a, validation: b, test: c}\n", "job.yaml:2: nothing uses 'features'"),
+        ("data: {icons: {}}\npretrain: {}\nnoise: {kind: caption_swap, ratios: [0.1]}\n", "job.yaml:4: supervised"),
+        ("data: {icons: {}}\npretrane: {}\n", "job.yaml:3: unknown key 'pretrane'"),
+        ("run: {storge: x}\n", "job.yaml:2: unknown key 'storge'"),
+        ("run: {arms: swep}\n", "job.yaml:2: run.arms = 'swep'; expected one of shared, sweep; did you mean 'sweep'?"),
+    ],
+)
+def test_sections_that_do_not_fit_are_named(text: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(Job, parse(BASE + text, "job.yaml"))
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize("name", ["Demo", "-a", "a b", "../x", ""])
+def test_names_that_cannot_be_directories(name: str) -> None:
+    with pytest.raises(UserError, match=r"job\.yaml:1: name"):
+        validate(Job, parse(f"name: '{name}'\n", "job.yaml"))
+
+
+def models(model: type[BaseModel]) -> set[type[BaseModel]]:
+    found: set[type[BaseModel]] = set()
+    todo: list[Any] = [model]
+    while todo:
+        kind = todo.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if kind not in found:
+                found.add(kind)
+                todo.extend(info.annotation for info in kind.model_fields.values())
+        else:
+            todo.extend(getattr(kind, "__args__", ()))
+    return found
+
+
+def test_every_field_of_a_job_is_documented() -> None:
+    found = models(Job)
+    assert len(found) > 10
+    undocumented = [
+        f"{model.__name__}.{name}"
+        for model in found
+        for name, info in model.model_fields.items()
+        if not info.description and name not in ("kind",)
+    ]
+    assert undocumented == []
