@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -180,7 +181,8 @@ def test_strata_are_even(data, ratio):
 def test_caption_walk_as_defined(captions, seed):
     hashes = key_hashes(f"k{i}" for i in range(len(captions)))
     draws = draw("select", seed, hashes)
-    waiting, pairs = [], []
+    waiting: list[int] = []
+    pairs: list[list[int]] = []
     for sample in np.argsort(draws).tolist():
         mate = next((w for w in waiting if normalised(captions[w]) != normalised(captions[sample])), None)
         if mate is None:
@@ -316,7 +318,8 @@ def test_arms_are_plain_data(tmp_path):
 def test_sources_and_orders():
     assert DataSettings(icons={}).icons.shard_size == 2048
     assert DataSettings(shards={"train": "a", "ood": "b"}).shards.splits() == {"train": "a", "ood": "b"}
-    for wrong in ({}, {"icons": {}, "shards": {"train": "a"}}, {"shards": {}}):
+    wrongs: list[dict[str, Any]] = [{}, {"icons": {}, "shards": {"train": "a"}}, {"shards": {}}]
+    for wrong in wrongs:
         with pytest.raises(ValidationError):
             DataSettings(**wrong)
     assert OrderSettings.model_validate("lanes").shuffle_block == 4096
