@@ -23,7 +23,7 @@ SIZE_CPU := about 0.6 GB to download and 2 GB on disk
 # renamed first, so that an interrupted removal leaves no half of an environment
 REMOVE_VENV := rm -rf .venv.old; mv .venv .venv.old; rm -rf .venv.old
 
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+PYTEST := .venv/bin/python -m pytest
 HEAVY := browser or slow or kill or netns or slurm
 
 .PHONY: help install demo lint test-fast test test-heavy test-all lock clean distclean FORCE
