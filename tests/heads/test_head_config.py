@@ -1,0 +1,75 @@
+"""Head settings: presets, what a sweep expands to, and mistakes in it."""
+
+import pytest
+from pydantic import ValidationError
+
+from nml_ray.heads.config import HeadEntry, HeadsSettings, NMTune, head_setting, parse_setting
+
+
+def test_presets_differ_where_the_paper_and_its_code_do() -> None:
+    paper, official = head_setting("nmtune"), head_setting("nmtune", "official")
+    assert isinstance(paper, NMTune) and isinstance(official, NMTune)
+    assert (paper.mse_weight, paper.cov_weight, paper.svd_weight, paper.top_k) == (0.01, 0.01, 0.01, 1)
+    assert (official.mse_weight, official.cov_weight, official.svd_weight, official.top_k) == (1.0, 0.04, 0.001, 5)
+    assert not paper.batch_norm and not paper.residual and paper.views == "one" and paper.mse_norm == "paper"
+    assert official.batch_norm and official.residual and official.views == "pair" and official.mse_norm == "official"
+    for setting in (paper, official):
+        assert (setting.learning_rate, setting.weight_decay) == (1e-3, 1e-4)
+        assert (setting.batch, setting.epochs, setting.ratio, setting.layers) == (64, 30, 4, 1)
+
+
+def test_linear_probe_defaults() -> None:
+    probe = head_setting("linear_probe")
+    assert (probe.learning_rate, probe.weight_decay, probe.standardise) == (0.1, 0.0, False)
+
+
+def test_plain_data_reads_back_as_the_same_setting() -> None:
+    for head, preset in (("linear_probe", "paper"), ("mlp", "official"), ("nmtune", "official")):
+        setting = head_setting(head, preset, epochs=3)
+        assert parse_setting(setting.model_dump(mode="json")) == setting
+
+
+def test_a_search_expands_to_every_combination_in_one_order() -> None:
+    entry = HeadEntry.model_validate(
+        {"head": "nmtune", "fixed": {"epochs": 2}, "search": {"top_k": [1, 5], "learning_rate": [0.01, 0.001]}}
+    )
+    found = [(s.learning_rate, s.top_k, s.epochs) for s in entry.expand() if isinstance(s, NMTune)]
+    assert found == [(0.01, 1, 2), (0.01, 5, 2), (0.001, 1, 2), (0.001, 5, 2)]
+    swapped = HeadEntry.model_validate(
+        {"head": "nmtune", "fixed": {"epochs": 2}, "search": {"learning_rate": [0.01, 0.001], "top_k": [1, 5]}}
+    )
+    assert swapped.expand() == entry.expand()
+
+
+def test_values_are_typed_so_that_spelling_does_not_matter() -> None:
+    entry = HeadEntry.model_validate(
+        {"head": "mlp", "search": {"learning_rate": ["0.10", 0.1, "1e-2"]}, "fixed": {"residual": "true"}}
+    )
+    assert entry.search == {"learning_rate": [0.1, 0.01]} and entry.fixed == {"residual": True}
+    assert HeadEntry.model_validate(entry.model_dump(mode="json")) == entry
+
+
+def test_a_setting_named_by_two_entries_is_fitted_once() -> None:
+    settings = HeadsSettings.model_validate(
+        {"sweep": [{"head": "mlp"}, {"head": "mlp", "search": {"learning_rate": [0.001, 0.01]}}]}
+    )
+    assert [setting.learning_rate for setting in settings.expand()] == [0.001, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"head": "linear_probe", "search": {"top_k": [1]}}, "linear_probe has no field 'top_k'"),
+        ({"head": "mlp", "search": {"learning_rat": [1]}}, "did you mean 'learning_rate'"),
+        ({"head": "mlp", "search": {"learning_rate": 0.1}}, "expected a list of values"),
+        ({"head": "mlp", "search": {"learning_rate": []}}, "expected a list of values"),
+        ({"head": "mlp", "search": {"learning_rate": [-1]}}, "greater than 0, found -1"),
+        ({"head": "mlp", "fixed": {"epochs": 0}}, "greater than or equal to 1"),
+        ({"head": "mlp", "fixed": {"head": "nmtune"}}, "has no field 'head'"),
+        ({"head": "mlp", "fixed": {"epochs": 2}, "search": {"epochs": [2]}}, "both"),
+        ({"head": "tree"}, "linear_probe"),
+    ],
+)
+def test_mistakes_are_named(entry: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        HeadEntry.model_validate(entry)
