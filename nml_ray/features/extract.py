@@ -18,11 +18,10 @@ from nml_ray.data.dataset import Dataset
 from nml_ray.data.reader import ShardReader
 from nml_ray.features.config import ExtractSettings
 from nml_ray.features.decoding import Decoder, form
-from nml_ray.features.plan import EncoderPlan, ExtractionPlan, ShardDone, WorkItem, keys_of, shard_files, shards_of
+from nml_ray.features.plan import ExtractionPlan, ShardDone, WorkItem, keys_of, shard_files, shards_of
 from nml_ray.features.store import as_stored, read_shard, verify_shard, write_shard
 from nml_ray.features.sums import Sums
-from nml_ray.models.config import EncoderSettings
-from nml_ray.models.encoder import Encoder, build_encoder, load_encoder
+from nml_ray.models.encoder import load_encoder
 from nml_ray.models.preprocess import normalised
 
 Report = Callable[[int], None]
@@ -36,7 +35,7 @@ class Extractor:
         torch.set_num_threads(plan.threads)
         self.plan = plan
         self.settings = ExtractSettings.model_validate(plan.settings)
-        self.encoders = [load(encoder).to(plan.device) for encoder in plan.encoders]
+        self.encoders = [load_encoder(Path(encoder.directory)).to(plan.device) for encoder in plan.encoders]
         self._pool = ThreadPoolExecutor(plan.decode_threads, thread_name_prefix="decode")
         self._split = cache(self._open)
 
@@ -103,13 +102,6 @@ class Extractor:
         for start in range(0, len(stored), self.settings.batch):
             sums.add(stored[start : start + self.settings.batch])
         sums.save(sums_file)
-
-
-def load(encoder: EncoderPlan) -> Encoder:
-    """The encoder of a plan. Raises `UserError` where it does not exist or its weights do not fit."""
-    if encoder.directory:
-        return load_encoder(Path(encoder.directory))
-    return build_encoder(EncoderSettings.model_validate(encoder.settings))
 
 
 def extract_all(plan: ExtractionPlan, items: Sequence[WorkItem], report: Report) -> list[ShardDone]:

@@ -24,8 +24,8 @@ def import_features(
     directory: Path,
     dtype: DType = "float32",
     transforms: Iterable[str] = ("raw", "official"),
-) -> dict[str, int]:
-    """Copy the features of each split into `directory` as one shard with its sums; return the rows of each split.
+) -> dict[str, Any]:
+    """Copy the features of each split into `directory` as one shard with its sums; return what `features.json` says.
 
     Labels are whole numbers from 0, or names: these are numbered in the order of the sorted names of all splits.
 
@@ -43,7 +43,9 @@ def import_features(
         for start in range(0, len(values), _ADD_ROWS):
             sums.add(values[start : start + _ADD_ROWS])
         sums.save(directory / split / f"{SHARD}.sums.npz")
-    return {split: len(features) for split, (features, _) in loaded.items()}
+    samples = {split: len(features) for split, (features, _) in loaded.items()}
+    dim = next(iter(loaded.values()))[0].values.shape[1]
+    return {"samples": samples, "dim": dim, "dtype": dtype, "transforms": list(names)}
 
 
 def read_given(path: Path) -> tuple[Features, NDArray[Any]]:

@@ -20,16 +20,12 @@ SUMS_SUFFIX = ".sums.npz"
 
 @dataclass(frozen=True)
 class EncoderPlan:
-    """One encoder and the attempt directory its features go to; `earlier` are attempts that did not finish.
-
-    It is the one that a pre-training left in `directory`, or else the one that `settings` (a dump of
-    `EncoderSettings`) names.
-    """
+    """One encoder: the directory that holds it (see `models.encoder.load_encoder`), the attempt directory that its
+    features go to, and the attempts before it, which did not finish."""
 
     name: str
+    directory: str
     attempt: str
-    directory: str = ""
-    settings: Mapping[str, Any] | None = None
     earlier: tuple[str, ...] = ()
 
 

@@ -9,9 +9,13 @@ from PIL import Image
 
 from nml_ray.data.shards import Sample, write_shards
 from nml_ray.features.plan import EncoderPlan, ExtractionPlan
+from nml_ray.models.config import EncoderSettings
+from nml_ray.models.encoder import build_encoder, write_encoder
 
-GREY = {"name": "small_resnet", "width": 2, "channels": 1, "size": 16}
-COLOUR = {"name": "small_resnet", "width": 3, "channels": 3, "size": 24}
+ENCODERS = {
+    "grey": EncoderSettings(name="small_resnet", width=2, channels=1, size=16),
+    "colour": EncoderSettings(name="small_resnet", width=3, channels=3, size=24),
+}
 
 
 def png(number: int, side: int = 16) -> bytes:
@@ -31,17 +35,26 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture
-def make_plan(images, tmp_path):
+def encoders(tmp_path) -> dict[str, Path]:
+    """Directories of two encoders as pre-training leaves them."""
+    directories = {name: tmp_path / "encoders" / name for name in ENCODERS}
+    for name, directory in directories.items():
+        directory.mkdir(parents=True)
+        write_encoder(directory, build_encoder(ENCODERS[name], seed=1), ENCODERS[name])
+    return directories
+
+
+@pytest.fixture
+def make_plan(images, encoders, tmp_path):
     """A plan for the two encoders, each with an attempt directory of its own below `name`."""
 
-    def make(name: str = "run", encoders=(GREY, COLOUR), settings=None, **options) -> ExtractionPlan:
+    def make(name: str = "run", use=("grey", "colour"), settings=None, **options) -> ExtractionPlan:
         plans = []
-        for number, encoder in enumerate(encoders):
-            attempt = tmp_path / name / f"encoder{number}"
+        for encoder in use:
+            attempt = tmp_path / name / encoder
             attempt.mkdir(parents=True)
-            plans.append(EncoderPlan(f"encoder{number}", str(attempt), settings=encoder))
-        return ExtractionPlan(
-            str(images), {"batch": 4, **(settings or {})}, ("raw", "official"), tuple(plans), **options
-        )
+            plans.append(EncoderPlan(encoder, str(encoders[encoder]), str(attempt)))
+        described = {"batch": 4, **(settings or {})}
+        return ExtractionPlan(str(images), described, ("raw", "official"), tuple(plans), **options)
 
     return make

@@ -11,12 +11,11 @@ from nml_ray.data.dataset import Dataset
 from nml_ray.data.decode import open_image
 from nml_ray.data.indexing import set_known_bad
 from nml_ray.data.reader import ShardReader
-from nml_ray.features.extract import Extractor, extract_all, facts_of, load
+from nml_ray.features.extract import Extractor, extract_all, facts_of
 from nml_ray.features.plan import all_items, left_to_do, splits_of
 from nml_ray.features.store import read_split
 from nml_ray.features.sums import merged
-from nml_ray.models.config import EncoderSettings
-from nml_ray.models.encoder import build_encoder, write_encoder
+from nml_ray.models.encoder import load_encoder
 from nml_ray.models.preprocess import fit_image, normalised
 
 
@@ -31,7 +30,7 @@ def files(directory: str) -> dict[str, bytes]:
 
 def test_features_are_the_encoders_of_each_image(make_plan, images):
     plan = make_plan()
-    seen = []
+    seen: list[int] = []
     items = all_items(plan)
     done = extract_all(plan, items, seen.append)
     assert [(item.split, item.shard) for item in done] == [
@@ -48,7 +47,7 @@ def test_features_are_the_encoders_of_each_image(make_plan, images):
             features = read_split(Path(described.attempt), split)
             assert list(features.keys) == dataset.keys.to_pylist()
             assert np.array_equal(features.labels, dataset.label)
-            encoder = load(described)
+            encoder = load_encoder(Path(described.directory))
             pixels = np.stack(
                 [
                     fit_image(open_image(reader.read(n), encoder.input.channels), encoder.input)
@@ -73,8 +72,8 @@ def test_features_are_the_encoders_of_each_image(make_plan, images):
 def test_an_encoder_alone_gives_the_same_bytes_as_in_company(make_plan):
     together = make_plan("together", decode_threads=2)
     extract(together)
-    for number, described in enumerate(together.encoders):
-        alone = make_plan(f"alone{number}", encoders=[described.settings])
+    for described in together.encoders:
+        alone = make_plan(f"alone-{described.name}", use=[described.name])
         extract(alone)
         assert files(alone.encoders[0].attempt) == files(described.attempt)
 
@@ -116,14 +115,12 @@ def test_float16_sums_are_over_the_values_as_stored(make_plan):
     np.testing.assert_allclose(merged(sorted((directory / "test").glob("*.npz"))).gram["raw"], exact.T @ exact)
 
 
-def test_an_encoder_that_gives_no_numbers_fails_alone(make_plan, tmp_path):
-    settings = EncoderSettings(name="small_resnet", width=2, channels=1, size=16)
-    write_encoder(tmp_path, build_encoder(settings), settings)
-    tensors = load_file(tmp_path / "encoder.safetensors")
+def test_an_encoder_that_gives_no_numbers_fails_alone(make_plan, encoders):
+    file = encoders["colour"] / "encoder.safetensors"
+    tensors = load_file(file)
     tensors["stem.weight"][:] = float("nan")
-    save_file(tensors, tmp_path / "encoder.safetensors")
+    save_file(tensors, file)
     plan = make_plan()
-    plan = replace(plan, encoders=(plan.encoders[0], replace(plan.encoders[1], settings=None, directory=str(tmp_path))))
     done = extract(plan)
     assert all(list(shard.failures) == [1] for shard in done)
     assert "NaN" in done[0].failures[1]

@@ -34,7 +34,8 @@ def write(directory, kind):
 @pytest.mark.parametrize("kind", [".parquet", ".arrow", ".npz", ".npy"])
 def test_every_kind_of_file(tmp_path, kind):
     path = write(tmp_path, kind)
-    assert import_features({"train": path, "test": path}, tmp_path / "out", "float16") == {"train": 12, "test": 12}
+    facts = import_features({"train": path, "test": path}, tmp_path / "out", "float16", ["raw"])
+    assert facts == {"samples": {"train": 12, "test": 12}, "dim": 4, "dtype": "float16", "transforms": ["raw"]}
     features = read_split(tmp_path / "out", "train")
     assert np.array_equal(features.values, VALUES.astype(np.float16))
     assert np.array_equal(features.labels, LABELS)
