@@ -1,6 +1,5 @@
 """Caption swap: which captions count as equal, and which samples exchange theirs."""
 
-import hashlib
 import unicodedata
 from collections import deque
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
-from nml_ray.data.draw import Draws
+from nml_ray.data.draw import Draws, digest_words
 
 _CHUNK = 1 << 18
 
@@ -26,7 +25,7 @@ def caption_digests(captions: Iterable[str | None]) -> Draws:
         UserError: a sample has no caption.
     """
 
-    def digests() -> Iterable[bytes]:
+    def forms() -> Iterable[bytes]:
         for place, caption in enumerate(captions):
             if caption is None:
                 raise UserError(
@@ -34,9 +33,9 @@ def caption_digests(captions: Iterable[str | None]) -> Draws:
                     where="noise.kind: caption_swap",
                     expected="a caption for every sample (.txt, or 'caption' in .json)",
                 )
-            yield hashlib.blake2b(normalised(caption).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            yield normalised(caption).encode("utf-8", "surrogatepass")
 
-    return np.frombuffer(b"".join(digests()), dtype="<u8").astype(np.uint64).reshape(-1, 2)
+    return digest_words(forms(), 16).reshape(-1, 2)
 
 
 def caption_pairs(draws: Draws, digests: Draws) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ Flood 2014). Both are bijective where it matters: samples with different hashes 
 
 import hashlib
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,17 @@ def hash_of(text: str) -> int:
 
 def key_hashes(keys: Iterable[str]) -> Draws:
     """The 64-bit hashes of many keys, in their order: uint64[N]."""
+    return digest_words((key.encode() for key in keys), 8)
+
+
+def digest_words(texts: Iterable[bytes], size: int) -> Draws:
+    """BLAKE2b digests of `size` bytes (a multiple of 8), as little-endian words: uint64[N * size / 8]."""
     blake2b = hashlib.blake2b
-    digests = b"".join(blake2b(key.encode(), digest_size=8).digest() for key in keys)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    digests = (blake2b(text, digest_size=size).digest() for text in texts)
+    pieces = []
+    while piece := b"".join(islice(digests, 1 << 16)):
+        pieces.append(np.frombuffer(piece, dtype="<u8").astype(np.uint64))
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint64)
 
 
 def _mix_number(x: int) -> int:

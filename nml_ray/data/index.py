@@ -250,9 +250,9 @@ def _label_number(label: Any, key: str, path: Path, classes: Sequence[str] | Non
     if label is None:
         return None
     word = label.strip() if isinstance(label, str) else label
-    if isinstance(word, str) and word in names:
-        return names[word]
-    number = int(word) if isinstance(word, str) and word.isascii() and word.isdigit() else word
+    number = word
+    if isinstance(word, str):  # digits are a number even where a class is named so
+        number = int(word) if word.isascii() and word.isdigit() and len(word) < 20 else names.get(word, word)
     if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < (len(classes) if classes else 2**31):
         return number
     expected = f"a class name, or 0 to {len(classes) - 1}" if classes else "a whole number from 0, or --classes"

@@ -32,15 +32,21 @@ def index_directory(
 
     Args:
         directory: searched with its subdirectories; indices are written beside the tars.
-        classes: class names in label order; without them labels must be numbers, and K is the largest plus one.
+        classes: class names in label order; without them those of an earlier dataset.json are kept, else labels
+            must be numbers, and K is the largest plus one.
         key_prefix, image: see `IndexOptions`.
-        source, licence: kept in dataset.json.
+        source, licence: kept in dataset.json (those of an earlier one if not given).
         progress: called with (tars done, tars in all).
 
     Raises:
         UserError: as `index_tar`; also duplicates across tars, two tars of one base name, no tar at all.
     """
     directory = Path(directory)
+    if (directory / FILE).exists():
+        earlier = read_info(directory)
+        source, licence = source or earlier.source, licence or earlier.licence
+        named = earlier.classes != _numbers(len(earlier.classes))
+        classes = earlier.classes if classes is None and named else classes
     options = IndexOptions(tuple(classes) if classes is not None else None, key_prefix, image)
     found = (path for path in directory.rglob("*.tar") if path.is_file() and not path.name.startswith("."))
     tars = sorted(found, key=lambda path: (path.name, path))
@@ -85,9 +91,7 @@ def write_info(
     if bad:
         order = order[~np.isin(hashes[order], key_hashes(bad))]
     info = DatasetInfo(
-        classes=tuple(classes)
-        if classes is not None
-        else tuple(str(c) for c in range((-1 if largest is None else largest) + 1)),
+        classes=tuple(classes) if classes is not None else _numbers(0 if largest is None else largest + 1),
         shards=shards,
         samples=rows.num_rows,
         digest=rows_digest(rows, order),
@@ -119,6 +123,10 @@ def set_known_bad(directory: Path, keys: Sequence[str]) -> DatasetInfo:
     info = dataset.info.model_copy(update=changes)
     save_info(Path(directory), info)
     return info
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(str(c) for c in range(count))
 
 
 def _warnings(names: Sequence[str], facts: Sequence[dict[str, Any]], rows: pa.Table, hashes: Draws) -> Iterator[str]:

@@ -6,6 +6,7 @@ import random
 import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from nml_ray.data.draw import key_hashes
 from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar, read_index, split_name, write_index
 from nml_ray.data.indexing import index_directory, set_known_bad
 from nml_ray.data.reader import ShardReader
+from nml_ray.data.rows import refuse_duplicates
 from nml_ray.data.tar import regular_members
 
 
@@ -165,6 +167,11 @@ def test_names_that_are_not_utf8_are_refused(tmp_path):
         index_tar(path)
 
 
+def test_digits_are_numbers_even_where_a_class_is_named_so(tmp_path):
+    path = make_tar(tmp_path / "a.tar", [("k.cls", b"0"), ("k.jpg", b""), ("l.cls", b"nine"), ("l.jpg", b"")])
+    assert index_tar(path, IndexOptions(classes=("1", "0", "nine")))["label"].to_pylist() == [0, 2]
+
+
 def test_image_chosen_by_option(tmp_path):
     path = make_tar(tmp_path / "a.tar", [("k.a.jpg", b"left"), ("k.b.jpg", b"right")])
     assert index_tar(path, IndexOptions(image="b.jpg"))["image"].to_pylist() == [1]
@@ -275,6 +282,19 @@ def test_duplicates_over_shards_name_both(tmp_path):
 def test_keys_equal_after_normalisation_are_warned_of(tmp_path):
     two_shards(tmp_path, ("cafe\u0301",), ("caf\u00e9",))
     assert any("normalisation" in warning for warning in index_directory(tmp_path).warnings)
+
+
+def test_names_of_an_earlier_index_are_kept(tmp_path):
+    two_shards(tmp_path)
+    first = index_directory(tmp_path, ["cat", "dog"], source="here", licence="MIT")
+    assert index_directory(tmp_path) == first
+    assert index_directory(tmp_path, ["kitten", "puppy"]).classes == ("kitten", "puppy")
+
+
+def test_colliding_hashes_are_refused():
+    keys = pa.chunked_array([["a", "b"], ["c"]])
+    with pytest.raises(UserError, match=r"'b' in 0\.tar and 'c' in 1\.tar have the same 64-bit hash"):
+        refuse_duplicates(np.array([1, 2, 2], dtype=np.uint64), keys, ["0.tar", "1.tar"], np.array([0, 2, 3]))
 
 
 def test_two_tars_of_one_name_are_refused(tmp_path):
