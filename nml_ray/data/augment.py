@@ -19,6 +19,7 @@ class ShiftAugmentation(Settings):
     """For small images already at their final size: a random shift (zero padded) and a horizontal flip."""
 
     kind: Literal["shift"] = "shift"
+    """Shifts and flips."""
     pixels: Annotated[int, Field(ge=0)] = 3
     """Largest shift in each direction, in pixels."""
     flip: bool = True
@@ -31,6 +32,7 @@ class ResizedCropAugmentation(Settings):
     """Inception-style crop: a random box resized to the encoder's size (bicubic, antialiased), and a flip."""
 
     kind: Literal["resized_crop"] = "resized_crop"
+    """Random resized crops and flips."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that the box covers, lowest and highest."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
