@@ -105,9 +105,13 @@ def binomial_error(share: float, samples: int) -> float:
 
 
 def method_of(score: HeadScore) -> str:
-    """The name that tells heads apart: "linear_probe", "mlp", "nmtune:paper", "nmtune:official"."""
+    """The name that tells heads apart: "linear_probe", "mlp", "nmtune:paper", "nmtune:official".
+
+    Only NMTune carries its preset always; for other heads "paper" goes without saying.
+    """
     preset = score.settings.get("preset")
-    return f"{score.head}:{preset}" if preset and score.head == "nmtune" else score.head
+    plain = not preset or (preset == "paper" and score.head != "nmtune")
+    return score.head if plain else f"{score.head}:{preset}"
 
 
 def ratios(arms: Sequence[ArmResult]) -> list[str]:
@@ -128,6 +132,14 @@ def methods(arms: Sequence[ArmResult]) -> list[str]:
         return (HEAD_ORDER.index(head) if head in HEAD_ORDER else len(HEAD_ORDER), preset != "paper", method)
 
     return sorted({method_of(score) for arm in arms for score in arm.heads}, key=place)
+
+
+def first_of(arms: Sequence[ArmResult], head: str) -> str | None:
+    """The study's first method of one kind of head ("paper" before other presets); None without any.
+
+    Never the better one on test: that would choose on test.
+    """
+    return next((method for method in methods(arms) if method.partition(":")[0] == head), None)
 
 
 def splits(arms: Sequence[ArmResult]) -> list[str]:

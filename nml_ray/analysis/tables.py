@@ -9,8 +9,9 @@ from typing import Any
 
 from nml_ray.analysis import statistics
 from nml_ray.analysis.results import ArmResult
+from nml_ray.analysis.spectrum import shares
 from nml_ray.analysis.statistics import CLEAN, Estimate, Verdict
-from nml_ray.analysis.wording import MINUS, head_label, ratio_label, split_label, with_interval
+from nml_ray.analysis.wording import head_label, in_sentence, ratio_label, split_label, with_interval
 
 Samples = Mapping[str, int]
 MEASURES = {"sve": "SVE", "lsvr": "LSVR"}
@@ -88,22 +89,23 @@ def noise_table(arms: Sequence[ArmResult], samples: Samples) -> Table:
 
 def gain_table(arms: Sequence[ArmResult], samples: Samples) -> Table:
     """What NMTune gains over each plain head on the same features, paired within a seed, in percentage points."""
-    heads, splits = statistics.methods(arms), statistics.splits(arms)
-    pairs = [(tuned, base) for base in ("linear_probe", "mlp") for tuned in heads if tuned.startswith("nmtune")]
-    pairs = [pair for pair in pairs if pair[1] in heads]
+    tuned = [head for head in statistics.methods(arms) if head.startswith("nmtune")]
+    bases = [base for head in ("linear_probe", "mlp") if (base := statistics.first_of(arms, head))]
+    places = [(split, base) for split in statistics.splits(arms) for base in bases]
     rows = [
         (
             ratio_label(ratio),
             [
-                statistics.head_difference(arms, ratio, tuned, base, split, samples=samples.get(split))
-                for split in splits
-                for tuned, base in pairs
+                statistics.head_difference(arms, ratio, head, base, split, samples=samples.get(split))
+                for split, base in places
+                for head in tuned
             ],
         )
         for ratio in statistics.ratios(arms)
     ]
-    labels = [f"{head_label(tuned)} {MINUS} {head_label(base)}" for tuned, base in pairs]
-    return _by_split("Noise", splits, labels, rows, judged=True)
+    groups = [(f"{split_label(split)}, over {in_sentence(base)}", len(tuned)) for split, base in places if tuned]
+    columns = [head_label(head) for _ in places for head in tuned]
+    return Table("Noise", groups, columns, rows, judged=True)
 
 
 def measure_table(arms: Sequence[ArmResult]) -> Table:
@@ -219,11 +221,11 @@ def spectrum_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
     rows = []
     for arm in arms:
         for spectrum in arm.spectra:
-            total = sum(spectrum.singular_values)
+            values = spectrum.singular_values
             place = {**_arm(arm), "split": spectrum.split, "transform": spectrum.transform}
             rows += [
-                {**place, "index": i + 1, "singular_value": value, "share": value / total}
-                for i, value in enumerate(spectrum.singular_values)
+                {**place, "index": i + 1, "singular_value": value, "share": float(share)}
+                for i, (value, share) in enumerate(zip(values, shares(values), strict=True))
             ]
     return rows
 

@@ -16,6 +16,11 @@ def head_label(method: str) -> str:
     return f"{name} ({preset})" if preset else name
 
 
+def in_sentence(method: str) -> str:
+    """A head's label inside a sentence: "linear probe", "MLP"."""
+    return head_label(method).replace("Linear", "linear")
+
+
 def split_label(split: str) -> str:
     """ "ood" as "Out of domain"."""
     return SPLITS.get(split, split)
@@ -50,4 +55,4 @@ def with_interval(value: Estimate, scale: float = 1, digits: int = 1, signed: bo
     text = number(scale * value.mean, digits, signed)
     if value.half_width is None:
         return text
-    return f"{text} ± {number(scale * value.half_width, digits)}"
+    return f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{number(scale * value.half_width, digits)}"

@@ -72,7 +72,7 @@ def curves(ratio: str, seed: int, epochs: int = 12) -> tuple[EpochCurve, ...]:
     for epoch in range(epochs):
         done = 1 - math.exp(-(epoch + 1) / 4)
         clean = (0.82 - 0.25 * noise + 0.004 * seed) * done
-        fitted, recovered = 0.01 + 0.03 * done**4, (0.6 - 0.3 * noise) * done
+        fitted, recovered = 0.01 + (0.02 + 0.06 * noise) * done**4, (0.6 - 0.3 * noise) * done
         found.append(
             EpochCurve(
                 epoch,

@@ -116,12 +116,13 @@ def test_methods_tell_presets_apart_and_keep_the_papers_order():
             ("nmtune", {"preset": "official"}),
             ("zebra", {}),
             ("nmtune", {"preset": "paper"}),
-            ("mlp", {"preset": "none"}),
+            ("mlp", {"preset": "paper"}),
+            ("mlp", {"preset": "official"}),
             ("linear_probe", {}),
         )
     ]
     found = statistics.methods([ArmResult("0", 0.0, 0, heads=heads)])
-    assert found == ["linear_probe", "mlp", "nmtune:paper", "nmtune:official", "zebra"]
+    assert found == ["linear_probe", "mlp", "mlp:official", "nmtune:paper", "nmtune:official", "zebra"]
 
 
 def test_ratios_are_ordered_as_decimals():

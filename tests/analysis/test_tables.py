@@ -25,7 +25,7 @@ def test_paper_table_has_a_row_a_ratio_and_a_column_a_head_and_split():
     assert [label.replace("\xa0", " ") for label, _ in table.rows] == ["0 %", "5 %", "10 %", "20 %", "30 %"]
     first = table.rows[0][1][0]
     assert first is not None and first.mean == pytest.approx((0.787 + 0.783) / 2)
-    assert table.text(first) == "78.5 ± 2.5"  # 12.706 * (0.787 - 0.783) / 2 = 0.0254
+    assert table.text(first) == "78.5\xa0±\xa02.5"  # 12.706 * (0.787 - 0.783) / 2 = 0.0254
 
 
 def test_one_seed_gives_numbers_without_interval():
@@ -50,12 +50,13 @@ def test_differences_are_signed_and_judged():
     assert table.text(cell) == "−2.4"
     assert table.tone(cell) == "unclear"  # 2.4 points on 687 samples: one standard error is 2.7
     gain = tables.gain_table(sample_arms(seeds=(0,)), SAMPLES)
-    assert gain.columns[:4] == [
-        "NMTune (paper) − Linear probe",
-        "NMTune (official) − Linear probe",
-        "NMTune (paper) − MLP",
-        "NMTune (official) − MLP",
+    assert [name for name, _ in gain.groups] == [
+        "In domain, over linear probe",
+        "In domain, over MLP",
+        "Out of domain, over linear probe",
+        "Out of domain, over MLP",
     ]
+    assert gain.columns == ["NMTune (paper)", "NMTune (official)"] * 4
     assert gain.tone(gain.rows[0][1][0]) == "up"
 
 
@@ -63,7 +64,7 @@ def test_measure_table_names_split_and_transform():
     table = tables.measure_table(sample_arms())
     assert table.groups[0] == ("In domain (raw)", 2)
     assert table.columns[:2] == ["SVE", "LSVR"]
-    assert table.text(table.rows[0][1][0]).startswith("4.776 ±")
+    assert table.text(table.rows[0][1][0]).startswith("4.776\xa0±")
 
 
 def test_the_three_formats_agree():

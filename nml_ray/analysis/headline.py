@@ -1,0 +1,238 @@
+"""What a study's numbers say, in plain sentences that claim no more than the seeds and the test set allow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nml_ray.analysis import statistics
+from nml_ray.analysis.results import ArmResult, StudyResult
+from nml_ray.analysis.statistics import CLEAN, Estimate, Verdict, verdict
+from nml_ray.analysis.wording import (
+    head_label,
+    in_sentence,
+    number,
+    percent,
+    points,
+    ratio_label,
+    split_label,
+    with_interval,
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One key number: what it is, the number, its interval and unit, what it compares, and whether it stands out.
+
+    `tone`: "up", "down", "unclear" or "".
+    """
+
+    label: str
+    value: str
+    unit: str
+    detail: str
+    yardstick: str = ""
+    tone: str = ""
+
+
+def most_noise(arms: Sequence[ArmResult]) -> str | None:
+    """The largest ratio that can be held against a clean arm; None without both."""
+    ratios = statistics.ratios(arms)
+    return ratios[-1] if len(ratios) > 1 and CLEAN in ratios else None
+
+
+def baseline(arms: Sequence[ArmResult]) -> str | None:
+    """The head others are held against: the linear probe, or the first head of a study without one."""
+    return statistics.first_of(arms, "linear_probe") or next(iter(statistics.methods(arms)), None)
+
+
+def samples_of(result: StudyResult) -> dict[str, int]:
+    """Split to its number of samples."""
+    return {facts.name: facts.samples for facts in result.data}
+
+
+def headline(result: StudyResult) -> list[str]:
+    """The study in a few plain lines, for the terminal and the top of the report.
+
+    Noise first (in domain, out of domain), then repair, then the features, then the training samples; parts a study
+    lacks are left out. The last line says what the intervals are, or why there are none.
+    """
+    arms = result.arms
+    lines = [
+        *_noise_lines(result),
+        *_repair_lines(result),
+        *(_heads_line(result) if most_noise(arms) is None else ()),
+        *_measure_line(arms),
+        *_fitting_line(arms),
+    ]
+    return [*lines, statistics.about_intervals(arms)] if arms else []
+
+
+def judged(difference: Estimate, samples: int | None = None) -> str:
+    """What a difference may be taken for, as a clause that begins with a verb."""
+    error = "" if difference.sampling is None else f"±\N{NO-BREAK SPACE}{number(196 * difference.sampling, 1)}"
+    held = f"a test set of {samples:,} samples" if samples else "the test set"
+    return {
+        Verdict.CLEAR: f"stands out from the spread of {difference.seeds} pre-training seeds",
+        Verdict.WITHIN_SEEDS: f"cannot be told from zero with {difference.seeds} pre-training seeds",
+        Verdict.BEYOND_SAMPLING: (
+            f"is more than the sampling error of {held} ({error}) explains, though one pre-training seed cannot show "
+            "that others agree"
+        ),
+        Verdict.WITHIN_SAMPLING: f"lies within the sampling error of {held} ({error})",
+        Verdict.UNKNOWN: "comes from one pre-training seed, which cannot show that others agree",
+    }[verdict(difference)]
+
+
+def _noise_lines(result: StudyResult) -> list[str]:
+    arms, samples = result.arms, samples_of(result)
+    worst, probe = most_noise(arms), baseline(arms)
+    if not worst or not probe:
+        return []
+    lines = []
+    for split in statistics.splits(arms):
+        count = samples.get(split)
+        change = statistics.ratio_difference(arms, worst, probe, split, samples=count)
+        before = statistics.score(arms, CLEAN, probe, split)
+        after = statistics.score(arms, worst, probe, split)
+        if change and before and after:
+            lines.append(
+                f"{split_label(split)}, {ratio_label(worst)} wrong labels in pre-training moved the "
+                f"{in_sentence(probe)} from {percent(before.mean)} to {percent(after.mean)}: {points(change)} points, "
+                f"a change that {judged(change, count)}."
+            )
+    return lines
+
+
+def _repair_lines(result: StudyResult) -> list[str]:
+    arms, samples = result.arms, samples_of(result)
+    worst, probe, tuned = most_noise(arms), baseline(arms), statistics.first_of(arms, "nmtune")
+    if not worst or not probe or not tuned or probe == tuned:
+        return []
+    lines = []
+    for split in statistics.splits(arms):
+        count = samples.get(split)
+        gain = statistics.head_difference(arms, worst, tuned, probe, split, samples=count)
+        reached, before, clean = (
+            statistics.score(arms, ratio, head, split)
+            for ratio, head in ((worst, tuned), (worst, probe), (CLEAN, probe))
+        )
+        if gain and reached and before and clean:
+            lines.append(
+                f"{split_label(split)}, {in_sentence(tuned)} in place of the {in_sentence(probe)} moves the "
+                f"{ratio_label(worst)} encoder from {percent(before.mean)} to {percent(reached.mean)} "
+                f"({in_sentence(probe)} on the clean encoder: {percent(clean.mean)}). The gain of {points(gain)} "
+                f"points {judged(gain, count)}."
+                f"{_beyond_lift(arms, worst, tuned, probe, split, count)}"
+            )
+    return lines
+
+
+def _beyond_lift(arms: Sequence[ArmResult], worst: str, tuned: str, probe: str, split: str, count: int | None) -> str:
+    """Gain is not repair: a head that lifts the clean encoder as much has mended nothing that noise did."""
+    lift = statistics.head_difference(arms, CLEAN, tuned, probe, split)
+    repaired = statistics.gap_change(arms, worst, tuned, probe, split, samples=count)
+    if not lift or not repaired:
+        return ""
+    return (
+        f" The clean encoder gains {points(lift)} from it as well; the difference, {points(repaired)} points (above "
+        f"zero: repair of the noise itself), {judged(repaired, count)}."
+    )
+
+
+def _heads_line(result: StudyResult) -> list[str]:
+    """For a study of one encoder: the heads side by side."""
+    arms = result.arms
+    ratio = statistics.ratios(arms)[0] if arms else CLEAN
+    lines = []
+    for split in statistics.splits(arms):
+        scores = [(head, statistics.score(arms, ratio, head, split)) for head in statistics.methods(arms)]
+        said = ", ".join(f"{head_label(head)} {percent(score.mean)}" for head, score in scores if score)
+        lines.append(f"{split_label(split)}: {said}.")
+    return lines
+
+
+def _measure_line(arms: Sequence[ArmResult]) -> list[str]:
+    worst = most_noise(arms)
+    lines = []
+    for split, name in (("test", "sve"), ("ood", "lsvr")):
+        change = statistics.measure_difference(arms, worst, split, "raw", name) if worst else None
+        before, after = (statistics.measure(arms, ratio, split, "raw", name) for ratio in (CLEAN, worst or CLEAN))
+        if worst and change and before and after:
+            lines.append(
+                f"{split_label(split)}, {name.upper()} goes from {number(before.mean, 3)} to {number(after.mean, 3)} "
+                f"({with_interval(change, digits=3, signed=True)}) at {ratio_label(worst)}."
+            )
+    return [" ".join(lines)] if lines else []
+
+
+def _fitting_line(arms: Sequence[ArmResult]) -> list[str]:
+    ratio = statistics.ratios(arms)[-1] if arms else CLEAN
+    fitted = statistics.last_epoch(arms, ratio, "accuracy_flipped")
+    recovered = statistics.last_epoch(arms, ratio, "recovered_flipped")
+    if not fitted or not recovered:
+        return []
+    return [
+        f"At the last epoch the {ratio_label(ratio)} encoder predicts the wrong label it was given for "
+        f"{percent(fitted.mean)} of its flipped samples and the true one for {percent(recovered.mean)}."
+    ]
+
+
+def cards(result: StudyResult) -> list[Card]:
+    """The key numbers: what noise did in each domain and what NMTune gains there, or how training went."""
+    arms = result.arms
+    if not arms:
+        return []
+    return [*_noise_cards(result), *_gain_cards(result)] or _training_cards(arms)
+
+
+def _noise_cards(result: StudyResult) -> list[Card]:
+    arms, samples = result.arms, samples_of(result)
+    worst, probe = most_noise(arms), baseline(arms)
+    if not worst or not probe:
+        return []
+    changes = {
+        split: statistics.ratio_difference(arms, worst, probe, split, samples=samples.get(split))
+        for split in statistics.splits(arms)
+    }
+    detail = f"{in_sentence(probe)}: {ratio_label(worst)} noise against none"
+    return [
+        _difference_card(f"{split_label(split)}, noise", change, detail) for split, change in changes.items() if change
+    ]
+
+
+def _gain_cards(result: StudyResult) -> list[Card]:
+    arms, samples = result.arms, samples_of(result)
+    ratio, probe, tuned = statistics.ratios(arms)[-1], baseline(arms), statistics.first_of(arms, "nmtune")
+    if not probe or not tuned or probe == tuned:
+        return []
+    gains = {
+        split: statistics.head_difference(arms, ratio, tuned, probe, split, samples=samples.get(split))
+        for split in statistics.splits(arms)
+    }
+    detail = f"{in_sentence(tuned)} against {in_sentence(probe)}, both at {ratio_label(ratio)} noise"
+    return [_difference_card(f"{split_label(split)}, NMTune", gain, detail) for split, gain in gains.items() if gain]
+
+
+def _training_cards(arms: Sequence[ArmResult]) -> list[Card]:
+    ratio = statistics.ratios(arms)[-1]
+    titles = {
+        "accuracy_clean": "Clean samples learnt",
+        "accuracy_flipped": "Wrong labels fitted",
+        "recovered_flipped": "True labels predicted all the same",
+    }
+    values = {column: statistics.last_epoch(arms, ratio, column) for column in titles}
+    detail = f"last epoch, {ratio_label(ratio)} noise"
+    return [Card(titles[column], number(100 * value.mean, 1), "%", detail) for column, value in values.items() if value]
+
+
+def _difference_card(title: str, change: Estimate, detail: str) -> Card:
+    stands_out = verdict(change) in (Verdict.CLEAR, Verdict.BEYOND_SAMPLING)
+    tone = ("up" if change.mean > 0 else "down") if stands_out else "unclear"
+    yardstick = {
+        Verdict.CLEAR: f"stands out over {change.seeds} seeds",
+        Verdict.WITHIN_SEEDS: f"not told from zero by {change.seeds} seeds",
+        Verdict.BEYOND_SAMPLING: "beyond test sampling; one seed",
+        Verdict.WITHIN_SAMPLING: "within test sampling; one seed",
+        Verdict.UNKNOWN: "one seed",
+    }[verdict(change)]
+    value, _, half = points(change).partition("\N{NO-BREAK SPACE}")
+    return Card(title, value, f"{half} points".strip(), detail, yardstick, tone)

@@ -1,0 +1,273 @@
+"""The figures of a study, each one panel as SVG text (see `svg`): colour tells heads apart, or noise ratios."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from nml_ray.analysis import statistics
+from nml_ray.analysis.results import ArmResult, EpochCurve
+from nml_ray.analysis.spectrum import shares
+from nml_ray.analysis.statistics import CLEAN, Estimate
+from nml_ray.analysis.svg import INK, MUTED, PAPER, Palette, label, panel, to_svg
+from nml_ray.analysis.wording import in_sentence, number, ratio_label, split_label
+
+MARKERS = ("o", "s", "D", "^", "v", "P")
+SPECTRUM_POINTS = 96
+NOISE_AXIS = "wrong labels in pre-training"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure: `svg` to inline, `title` in words (also its accessible name)."""
+
+    name: str
+    title: str
+    svg: str
+
+
+def palette_of(arms: Sequence[ArmResult]) -> Palette:
+    """One colour for each head and ratio of the study."""
+    return Palette(statistics.methods(arms), statistics.ratios(arms))
+
+
+def positions(ratios: Sequence[str]) -> dict[str, float]:
+    """Where ratios stand on the axis: at their percentage, or evenly where labels would collide."""
+    places = [float(Decimal(ratio) * 100) for ratio in ratios]
+    gaps = [b - a for a, b in itertools.pairwise(places)]
+    if not gaps or min(gaps) < 0.07 * (places[-1] - places[0]):
+        places = [float(i) for i in range(len(ratios))]
+    return dict(zip(ratios, places, strict=True))
+
+
+def _noise_axis(axes: Axes, places: Mapping[str, float], y: str) -> None:
+    evenly = any(place != float(Decimal(ratio) * 100) for ratio, place in places.items()) and len(places) > 1
+    label(axes, NOISE_AXIS + (" (evenly spaced)" if evenly else ""), y)
+    axes.set_xticks(list(places.values()), [ratio_label(ratio) for ratio in places])
+    span = _span(places)
+    axes.set_xlim(min(places.values()) - 0.07 * span, max(places.values()) + 0.07 * span)
+
+
+def _span(places: Mapping[str, float]) -> float:
+    return (max(places.values()) - min(places.values())) or 2.0
+
+
+def _limits(axes: Axes, series: Sequence[Mapping[str, Estimate]], scale: float, zero: bool) -> None:
+    """Room for all points; very wide intervals may leave the panel, lest they flatten what was measured."""
+    found = [estimate for one in series for estimate in one.values()]
+    values = [scale * value for estimate in found for value in estimate.by_seed.values()]
+    low, high = (min(*values, 0.0), max(*values, 0.0)) if zero else (min(values), max(values))
+    span = (high - low) or max(abs(high) * 0.02, 1e-3)
+    bottom = max(min(scale * estimate.low for estimate in found), low - 0.4 * span)
+    top = min(max(scale * estimate.high for estimate in found), high + 0.4 * span)
+    axes.set_ylim(min(bottom, low) - 0.08 * span, max(top, high) + 0.08 * span)
+
+
+def _against_noise(
+    name: str,
+    title: str,
+    y: str,
+    series: Mapping[str, Mapping[str, Estimate]],
+    colours: Mapping[str, str],
+    palette: Palette,
+    scale: float = 100,
+    digits: int = 0,
+    zero: bool = False,
+) -> Plot | None:
+    """Mean line, one small point a seed, and the interval: a band for one series, whiskers for several side by side."""
+    series = {key: points for key, points in series.items() if points}
+    if not series:
+        return None
+    ratios = sorted({ratio for points in series.values() for ratio in points}, key=Decimal)
+    places = positions(ratios)
+    figure, axes = panel()
+    _noise_axis(axes, places, y)
+    _limits(axes, list(series.values()), scale, zero)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, digits))))
+    if zero:
+        axes.axhline(0, color=MUTED, linewidth=1)
+    step = _span(places) * min(0.018, 0.05 / len(series))
+    for i, (key, points) in enumerate(series.items()):
+        shift = (i - (len(series) - 1) / 2) * step
+        _draw(axes, places, points, colours[key], MARKERS[list(colours).index(key) % 6], shift, scale, len(series) == 1)
+    return Plot(name, title, to_svg(figure, name, title, palette))
+
+
+def _digits(axes: Axes, least: int) -> int:
+    """Enough decimals to tell the ticks apart."""
+    ticks = axes.get_yticks()
+    step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
+    exact = next(digits for digits in range(9) if digits == 8 or abs(round(step, digits) - step) < 1e-6 * step)
+    return max(least, exact)
+
+
+def _draw(
+    axes: Axes,
+    places: Mapping[str, float],
+    points: Mapping[str, Estimate],
+    colour: str,
+    marker: str,
+    shift: float,
+    scale: float,
+    band: bool,
+) -> None:
+    xs = [places[ratio] + shift for ratio in points]
+    means = [scale * point.mean for point in points.values()]
+    lows = [scale * point.low for point in points.values()]
+    highs = [scale * point.high for point in points.values()]
+    several = any(point.seeds > 1 for point in points.values())
+    if several and band:
+        axes.fill_between(xs, lows, highs, color=colour, alpha=0.14, linewidth=0)
+    elif several:
+        axes.vlines(xs, lows, highs, color=colour, linewidth=1.1, alpha=0.4)
+    if several:
+        dots = [(x, scale * value) for x, p in zip(xs, points.values(), strict=True) for value in p.by_seed.values()]
+        axes.plot(*zip(*dots, strict=True), linestyle="", marker=marker, color=colour, markersize=2.6, alpha=0.6)
+    edge: dict[str, Any] = {"markeredgecolor": PAPER, "markeredgewidth": 0.8}
+    axes.plot(xs, means, color=colour, linewidth=1.7, marker=marker, markersize=5.5, **edge)
+
+
+def _points(
+    arms: Sequence[ArmResult], measured: Callable[[str], Estimate | None], without: str = ""
+) -> dict[str, Estimate]:
+    found = {ratio: measured(ratio) for ratio in statistics.ratios(arms) if ratio != without}
+    return {ratio: value for ratio, value in found.items() if value is not None}
+
+
+def accuracy(arms: Sequence[ArmResult], split: str, palette: Palette) -> Plot | None:
+    """Accuracy (%) of each head against noise ratio on one split."""
+    series = {
+        head: _points(arms, lambda ratio, head=head: statistics.score(arms, ratio, head, split))  # type: ignore[misc]
+        for head in statistics.methods(arms)
+    }
+    title = f"{split_label(split)}: accuracy of each head"
+    return _against_noise(f"accuracy-{split}", title, "accuracy, %", series, palette.head, palette)
+
+
+def noise_effect(arms: Sequence[ArmResult], split: str, palette: Palette) -> Plot | None:
+    """Difference to the clean arm in points, paired within each pre-training seed, for each head."""
+    series = {
+        head: _points(arms, lambda ratio, head=head: statistics.ratio_difference(arms, ratio, head, split), CLEAN)  # type: ignore[misc]
+        for head in statistics.methods(arms)
+    }
+    title = f"{split_label(split)}: change against the clean encoder"
+    name = f"effect-{split}"
+    return _against_noise(name, title, "points against clean", series, palette.head, palette, zero=True)
+
+
+def gain(arms: Sequence[ArmResult], split: str, palette: Palette, baseline: str = "linear_probe") -> Plot | None:
+    """What each tuned head gains over the baseline on the same features, in points."""
+    series = {
+        head: _points(arms, lambda ratio, head=head: statistics.head_difference(arms, ratio, head, baseline, split))  # type: ignore[misc]
+        for head in statistics.methods(arms)
+        if head != baseline
+    }
+    title = f"{split_label(split)}: gain over the {in_sentence(baseline)}"
+    name = f"gain-{split}"
+    return _against_noise(name, title, "points gained", series, palette.head, palette, zero=True)
+
+
+def measure(arms: Sequence[ArmResult], split: str, transform: str, name: str, palette: Palette) -> Plot | None:
+    """SVE or LSVR (natural log) of one split's features against noise ratio."""
+    points = _points(arms, lambda ratio: statistics.measure(arms, ratio, split, transform, name))
+    title = f"{split_label(split)}: {name.upper()}"
+    series, colours = {name: points}, {name: INK}
+    return _against_noise(f"{name}-{split}-{transform}", title, name.upper(), series, colours, palette, 1, 2)
+
+
+def _kept(count: int) -> list[int]:
+    """Places of at most about SPECTRUM_POINTS singular values, evenly spaced on a log axis."""
+    return sorted({round(count ** (i / (SPECTRUM_POINTS - 1))) - 1 for i in range(SPECTRUM_POINTS)})
+
+
+def spectrum(
+    arms: Sequence[ArmResult], split: str, transform: str, palette: Palette, relative: bool = False
+) -> Plot | None:
+    """Shares of the singular values on log axes: the mean over seeds, and each seed as a faint line.
+
+    `relative`: each divided by the clean arm's of the same seed.
+    """
+    found = {
+        (arm.ratio, arm.seed): shares(one.singular_values).tolist()
+        for arm in arms
+        for one in arm.spectra
+        if (one.split, one.transform) == (split, transform)
+    }
+    if relative:
+        found = {
+            (ratio, seed): [a / b if b > 0 else math.nan for a, b in zip(values, found[CLEAN, seed], strict=True)]
+            for (ratio, seed), values in found.items()
+            if (CLEAN, seed) in found and ratio != CLEAN
+        }
+    if not found:
+        return None
+    figure, axes = panel()
+    axes.set_xscale("log")
+    for ratio in sorted({ratio for ratio, _ in found}, key=Decimal):
+        runs = [values for (one, _), values in sorted(found.items()) if one == ratio]
+        mean = [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
+        for values, width, alpha in [*((run, 0.7, 0.3) for run in runs if len(runs) > 1), (mean, 1.7, 1.0)]:
+            kept = [i for i in _kept(len(values)) if values[i] > (0 if relative else 1e-9)]
+            style: dict[str, Any] = {"color": palette.ratio[ratio], "linewidth": width, "alpha": alpha}
+            axes.plot([i + 1 for i in kept], [values[i] for i in kept], **style)
+    if relative:
+        axes.axhline(1, color=MUTED, linewidth=1)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, 1))))
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    label(axes, "singular value, by rank", "share, divided by the clean encoder's" if relative else "share of the sum")
+    name = f"spectrum-{split}-{transform}" + ("-relative" if relative else "")
+    title = f"{split_label(split)}: singular values" + (", against clean" if relative else "")
+    return Plot(name, title, to_svg(figure, name, title, palette))
+
+
+CURVES = {
+    "loss": ("Loss: clean samples solid, flipped dashed", "loss", 1, ("loss_clean", "loss_flipped")),
+    "clean": ("Clean samples predicted right", "% of clean samples", 100, ("accuracy_clean",)),
+    "fitted": ("Flipped samples: the wrong label predicted", "% of flipped samples", 100, ("accuracy_flipped",)),
+    "recovered": ("Flipped samples: the true label predicted", "% of flipped samples", 100, ("recovered_flipped",)),
+}
+
+
+def curve(arms: Sequence[ArmResult], which: str, palette: Palette) -> Plot | None:
+    """One of CURVES over the epochs: the mean over seeds, and each seed as a faint line."""
+    title, y, scale, columns = CURVES[which]
+    figure, axes = panel()
+    drawn = False
+    for ratio in statistics.ratios(arms):
+        for column, dash in zip(columns, ("-", (0, (3, 2))), strict=False):
+            runs = [values for arm in arms if arm.ratio == ratio and (values := _column(arm.curves, column, scale))]
+            drawn = drawn or bool(runs)
+            for values in runs if len(runs) > 1 else ():
+                axes.plot(*_steps(values), color=palette.ratio[ratio], linewidth=0.8, alpha=0.35, linestyle=dash)
+            if runs:
+                mean = [math.fsum(step) / len(step) for step in zip(*runs, strict=False)]
+                marker = "o" if len(mean) < 3 else ""
+                axes.plot(*_steps(mean), color=palette.ratio[ratio], linewidth=1.7, linestyle=dash, marker=marker)
+    if not drawn:
+        return None
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, 0))))
+    label(axes, "epoch", y)
+    return Plot(f"curve-{which}", title, to_svg(figure, f"curve-{which}", title, palette))
+
+
+def _column(curves: Sequence[EpochCurve], column: str, scale: float) -> list[float]:
+    """One column of all epochs, scaled; [] where the arm lacks it."""
+    values = [getattr(one, column) for one in curves]
+    return [] if None in values else [scale * value for value in values]
+
+
+def _steps(values: Sequence[float]) -> tuple[list[int], Sequence[float]]:
+    return list(range(1, len(values) + 1)), values

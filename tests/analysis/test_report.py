@@ -1,0 +1,180 @@
+"""The report: complete for a full study, shorter for a partial one, safe against what names contain."""
+
+import csv
+import dataclasses
+import html.parser
+import re
+
+import pytest
+from sample_study import sample_study  # type: ignore[import-not-found]
+
+from nml_ray.analysis import report
+from nml_ray.analysis.results import SplitFacts, StudyResult
+from nml_ray.config.errors import UserError
+
+RATIOS = ("0", "0.1", "0.3")
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags nest, and collects ids, links and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in given:
+            self.ids.append(given["id"])
+        self.links += [(tag, given[name]) for name in ("href", "src", "xlink:href", "srcset", "data") if name in given]
+        assert not any(name.startswith("on") for name in given)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def study():
+    return sample_study(ratios=RATIOS)
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return report.render(study)
+
+
+def test_the_page_nests_and_its_ids_are_unique(page):
+    read = Page(page)
+    assert len(read.ids) == len(set(read.ids))
+    assert {"accuracy", "noise", "repair", "features", "spectra", "training", "data", "made"} <= set(read.ids)
+    assert {link[1:] for tag, link in read.links if tag == "a" and link.startswith("#")} <= set(read.ids)
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    outside = [(tag, link) for tag, link in Page(page).links if not link.startswith("#")]
+    assert outside == [("a", "https://arxiv.org/abs/2309.17002")]
+    assert not re.search(r"<script|<iframe|@import|url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_equal_studies_give_equal_pages(page, study):
+    again = report.render(sample_study(ratios=RATIOS))
+    assert again == page
+
+
+def test_hostile_names_stay_text(study):
+    evil = '<script>alert("x")</script>&\'"><img src=x onerror=alert(1)>'
+    made = {
+        "settings": {evil: {"name": evil}},
+        "versions": {evil: evil},
+        "machine": {evil: [evil]},
+        "stages": [{"name": evil, "kind": evil, "digest": evil, "seconds": 1.0}],
+        "sources": [{"split": evil, "source": evil, "licence": evil}],
+    }
+    arms = [
+        dataclasses.replace(
+            arm,
+            kind=evil,
+            heads=[dataclasses.replace(score, head=evil, settings={}) for score in arm.heads[:2]],
+            spectra=[dataclasses.replace(one, split=evil, transform=evil) for one in arm.spectra[:1]],
+        )
+        for arm in study.arms
+    ]
+    text = report.render(StudyResult(evil, evil, arms, [SplitFacts(evil, 1, 1, evil)], made))
+    read = Page(text)
+    assert "<script" not in text and "<img" not in text
+    assert read.text.count('alert("x")') >= 10
+
+
+def test_a_partial_study_leaves_out_what_it_lacks(study):
+    bare = [dataclasses.replace(arm, heads=(), spectra=()) for arm in study.arms]
+    ids = Page(report.render(dataclasses.replace(study, arms=bare))).ids
+    assert "training" in ids and not {"accuracy", "noise", "repair", "features", "spectra"} & set(ids)
+
+    heads = [dataclasses.replace(arm, curves=(), spectra=()) for arm in study.arms if arm.ratio == "0"]
+    ids = Page(report.render(StudyResult("heads", "", heads))).ids
+    assert "accuracy" in ids and not {"noise", "features", "training"} & set(ids)
+
+    Page(report.render(StudyResult("empty", "", [])))
+
+
+def test_the_csv_files_hold_the_numbers_of_the_page(tmp_path, study, page):
+    written = report.write_report(study, tmp_path / "out")
+    names = [path.name for path in written]
+    assert names == [
+        "report.html",
+        "scores.csv",
+        "paper_table.csv",
+        "differences.csv",
+        "gains.csv",
+        "measures.csv",
+        "spectra.csv",
+        "curves.csv",
+    ]
+    rows = list(csv.DictReader((tmp_path / "out" / "paper_table.csv").open(encoding="utf-8")))
+    mean, half = (float(rows[-1]["Out of domain, MLP" + part]) for part in ("", ", half width"))
+    assert f"{mean:.1f}\xa0±\xa0{half:.1f}" in page
+    assert len((tmp_path / "out" / "curves.csv").read_text().splitlines()) == 1 + 6 * 12
+
+
+def test_files_without_rows_are_not_written(tmp_path, study):
+    bare = [dataclasses.replace(arm, heads=(), spectra=()) for arm in study.arms]
+    written = report.write_report(dataclasses.replace(study, arms=bare), tmp_path)
+    assert [path.name for path in written] == ["report.html", "curves.csv"]
+
+
+def test_two_kinds_of_noise_are_not_mixed(tmp_path, study):
+    other = dataclasses.replace(study.arms[1], kind="asymmetric")
+    with pytest.raises(
+        UserError, match=r"noise 0\.1 with seed 0 is there twice, of kind symmetric and of kind asymmetric"
+    ):
+        report.write_report(dataclasses.replace(study, arms=[*study.arms, other]), tmp_path)
+
+
+def plain(lines):
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+def test_headline_claims_no_more_than_two_seeds_allow(study):
+    lines = plain(report.headline(study))
+    assert lines[1] == (
+        "Out of domain, 30 % wrong labels in pre-training moved the linear probe from 53.5 % to 50.0 %: "
+        "−3.5 ± 14.0 points, a change that cannot be told from zero with 2 pre-training seeds."
+    )
+    assert "The gain of +5.2 ± 5.1 points stands out from the spread of 2 pre-training seeds." in lines[3]
+    assert "the difference, 0.0 ± 12.1 points (above zero: repair of the noise itself), cannot be told" in lines[3]
+    assert lines[-1].startswith("Intervals are 95 % t intervals of the mean over 2 pre-training seeds")
+
+
+def test_headline_of_one_seed_names_the_other_yardstick_and_says_why():
+    lines = plain(report.headline(sample_study(ratios=RATIOS, seeds=(0,))))
+    assert "−2.4 points, a change that lies within the sampling error of a test set of 687 samples (± 5.3)" in lines[1]
+    assert "though one pre-training seed cannot show that others agree" in lines[3]
+    assert lines[-1].startswith("One pre-training seed: points without intervals, because")
+
+
+def test_headline_of_what_there_is():
+    study = sample_study(ratios=("0.1",), seeds=(0,))
+    assert plain(report.headline(study))[0] == (
+        "In domain: Linear probe 77.8 %, MLP 79.8 %, NMTune (paper) 82.8 %, NMTune (official) 82.9 %."
+    )
+    bare = dataclasses.replace(study, arms=[dataclasses.replace(arm, heads=(), spectra=()) for arm in study.arms])
+    assert "true one for 54.2 %" in plain(report.headline(bare))[0]
+    assert report.headline(dataclasses.replace(study, arms=[])) == []
