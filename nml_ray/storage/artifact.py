@@ -88,20 +88,21 @@ class Attempt:
     def finish(self, **facts: Any) -> Artifact:
         """Make the artifact exist, with `facts` (plain JSON data) in its record, and return it.
 
+        The record's own entries (attempt, kind, digest, host, settings, seconds, ...) keep their values.
         Everything in the directory is on the disk before. Where another attempt has finished already, that one stays
         the artifact, and it is returned: stages are pure, so both are equal.
         """
         begun = read_json(self.path / _BEGUN) or {}
         sync_tree(self.path)
-        record = {
+        own = {
             "attempt": self.path.name,
             "kind": self.kind,
             "digest": self.digest,
             **begun,
             "finished": _now(),
             "seconds": round(time.time() - begun.get("begun_unix", time.time()), 3),
-            **facts,
         }
+        record = {**own, **{name: fact for name, fact in facts.items() if name not in own}}
         create_json(self.path.parent / RECORD, record)
         artifact = _artifact(self.path.parent)
         assert artifact is not None

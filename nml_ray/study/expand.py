@@ -133,7 +133,7 @@ class _Expansion:
         arms = noise.arms() if noise else []
         for arm in arms:
             inputs = {"shards": self.shards["pretrain"], **self.label_file(arm)}
-            self.add(f"ledger/{arm.name}", "ledger", {"noise": arm.hashed()}, inputs)
+            self.add(f"ledger/{arm.name}", "ledger", {"noise": arm.hashed()}, inputs, "all")
         return arms
 
     def label_file(self, arm: NoiseArm) -> dict[str, str]:
@@ -163,7 +163,7 @@ class _Expansion:
         return encoders
 
     def weights(self, encoder: EncoderSettings, owner: str) -> tuple[dict[str, Any], dict[str, str]]:
-        """Settings with the sha256 of the weights instead of their path, and the role `weights` of a link to the file."""
+        """Settings with the weights' sha256 instead of their path, and the role `weights` of a link to the file."""
         settings = encoder.model_dump(mode="json")
         if encoder.weights is None:
             return settings, {}
@@ -212,7 +212,7 @@ class _Expansion:
     def measure(self, encoder: _Encoder) -> None:
         inputs = {"extract": f"extract/{encoder.name}"}
         if self.job.spectrum:
-            self.add(f"spectrum/{encoder.name}", "spectrum", {"transforms": self.transforms()}, inputs)
+            self.add(f"spectrum/{encoder.name}", "spectrum", {"transforms": self.transforms()}, inputs, "all")
         if self.job.heads:
             settings = {"heads": self.job.heads.model_dump(mode="json"), "threads": self.job.threads}
             self.add(f"heads/{encoder.name}", "heads", settings, inputs, "all")

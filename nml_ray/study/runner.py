@@ -192,11 +192,12 @@ def _facts(planned: Planned, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
 
 
 def title(tasks: Sequence[Task]) -> str:
-    """How a batch is called on the screen."""
+    """How a batch is called on the screen: "pretrain: symmetric-0/seed-0, symmetric-0.1/seed-0"."""
     first = tasks[0].stage
-    if len(tasks) == 1:
-        return first.name
-    return f"{first.kind} ({', '.join(task.stage.name.removeprefix(first.kind + '/') for task in tasks)})"
+    names = [task.stage.name.removeprefix(first.kind + "/") for task in tasks]
+    if names == [first.kind]:
+        return first.kind
+    return f"{first.kind}: {', '.join(names) if len(names) <= 3 else f'{names[0]} to {names[-1]} ({len(names)})'}"
 
 
 def resolve(function: str) -> StageFunction:

@@ -28,7 +28,7 @@ def dataset_identity(split: str, directory: Path, layout: bool) -> dict[str, Any
         raise UserError(f"'{directory}' is no directory", where=where, expected="a directory of WebDataset tars")
     file = directory / "dataset.json"
     if not file.exists():
-        from nml_ray.data.dataset import index_directory
+        from nml_ray.data.indexing import index_directory
 
         index_directory(directory)
     try:

@@ -26,6 +26,11 @@ def test_attempt_becomes_artifact_only_when_finished(tmp_path: Path) -> None:
     assert artifact.record["host"]
 
 
+def test_facts_do_not_take_the_place_of_the_records_own_entries(tmp_path: Path) -> None:
+    record = Store(tmp_path).attempt("k", "d", stage="x").finish(digest="of something else", stage="y", rows=1).record
+    assert (record["digest"], record["stage"], record["rows"]) == ("d", "x", 1)
+
+
 def test_first_finisher_stays_the_winner(tmp_path: Path) -> None:
     store = Store(tmp_path)
     first, second = store.attempt("k", "d"), store.attempt("k", "d")

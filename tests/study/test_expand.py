@@ -75,7 +75,7 @@ def test_the_whole_pipeline_in_order() -> None:
 
 def test_arms_of_a_seed_share_a_call_and_so_do_extraction_and_heads() -> None:
     sizes = {batch[0].split("/")[0]: len(batch) for batch in batches(ordered(study().stages))}
-    assert sizes == {"shards": 1, "ledger": 1, "pretrain": 3, "extract": 6, "spectrum": 1, "heads": 6, "report": 1}
+    assert sizes == {"shards": 1, "ledger": 3, "pretrain": 3, "extract": 6, "spectrum": 6, "heads": 6, "report": 1}
     swept = batches(ordered(study(ICONS, "run.arms=sweep").stages))
     assert [len(batch) for batch in swept if batch[0].startswith("pretrain")] == [6]
 

@@ -1,0 +1,61 @@
+"""`nml-ray data`: what one does with images before a job."""
+
+from pathlib import Path
+
+import click
+
+from nml_ray.config.errors import UserError
+
+
+@click.group()
+def data() -> None:
+    """Prepare images.
+
+    \b
+    Examples:
+      nml-ray data index /data/flowers --classes names.txt
+    """
+
+
+@data.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--classes", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, in label order."
+)
+@click.option("--key-prefix", type=click.Choice(["shard"]), help="Make keys that occur in several tars unique.")
+@click.option("--image", default="", metavar="EXT", help="Extension of the image where samples have several.")
+@click.option("--source", default="", help="Where the images come from; kept in dataset.json.")
+@click.option("--licence", default="", help="Their licence; kept in dataset.json.")
+def index(directory: Path, classes: Path | None, key_prefix: str | None, image: str, source: str, licence: str) -> None:
+    """Index the WebDataset tars in DIR, without rewriting them.
+
+    Beside each tar an index is written, and one dataset.json in DIR. Fresh indices are kept.
+
+    \b
+    Examples:
+      nml-ray data index /data/flowers --classes names.txt --licence CC-BY-4.0
+      nml-ray data index /data/own --key-prefix shard
+    """
+    from nml_ray.data.indexing import index_directory
+
+    if not directory.is_dir():
+        raise UserError(f"'{directory}' is no directory", where="DIR", expected="a directory of WebDataset tars")
+    info = index_directory(
+        directory,
+        _names(classes) if classes else None,
+        key_prefix=key_prefix or "",
+        image=image,
+        source=source,
+        licence=licence,
+        progress=lambda done, total: click.echo(f"{done}/{total} tars", err=True) if done in (1, total) else None,
+    )
+    click.echo(f"{info.samples:,} samples, {len(info.classes)} classes, {len(info.shards)} tars, digest {info.digest}")
+    for warning in info.warnings:
+        click.echo(f"  {warning}", err=True)
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read ({error})", where=str(file), expected="class names, one a line") from None

@@ -1,0 +1,67 @@
+"""Arguments that several commands share, and what they mean."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nml_ray.config.errors import UserError, nearest_name
+
+if TYPE_CHECKING:
+    from nml_ray.study.job import Job
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """JOB, --set and --storage."""
+    command = click.option(
+        "--storage", metavar="DIR", help="Directory of artifacts and studies; short for --set run.storage=DIR."
+    )(command)
+    command = click.option(
+        "--set",
+        "assignments",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Override a setting, such as pretrain.epochs=2 or noise.ratios=[0,0.5]. May be repeated.",
+    )(command)
+    return click.argument("job", metavar="JOB")(command)
+
+
+def open_job(job: str, assignments: tuple[str, ...], storage: str | None) -> "Job":
+    """The job of a file, or of a job that ships with the package by its bare name.
+
+    Raises:
+        UserError: there is neither, or its content is wrong.
+    """
+    from nml_ray.study.job import read_job
+
+    if storage is not None:
+        import json
+
+        assignments = (*assignments, f"run.storage={json.dumps(storage)}")
+    return read_job(find_job(job), assignments)[0]
+
+
+def find_job(job: str) -> Path:
+    """The file of a job: a path, or the bare name of a job that ships with the package."""
+    path = Path(job)
+    if path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
+        return path
+    shipped = {file.stem: file for file in sorted(examples("jobs").glob("*.yaml"))}
+    if job in shipped:
+        return shipped[job]
+    raise UserError(
+        f"no file '{job}' and no shipped job of that name",
+        where="JOB",
+        expected="a path or one of " + ", ".join(shipped),
+        nearest=nearest_name(job, shipped),
+    )
+
+
+def examples(kind: str) -> Path:
+    """The directory of shipped `jobs` or `cluster` files: in the wheel, or in the source tree."""
+    package = Path(__file__).parent.parent
+    wheel = package / "examples" / kind
+    return wheel if wheel.is_dir() else package.parent / kind

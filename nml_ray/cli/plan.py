@@ -1,0 +1,29 @@
+"""`nml-ray plan`: what a run would do."""
+
+import click
+
+from nml_ray.cli.options import job_options, open_job
+
+
+@click.command()
+@job_options
+@click.option("--until", "target", metavar="STAGE", default="", help="Only up to a stage or a kind of stage.")
+def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: str) -> None:
+    """List a job's stages, each cached or to do; nothing is run.
+
+    \b
+    Examples:
+      nml-ray plan demo
+      nml-ray plan demo --set noise.ratios=[0,0.1,0.2,0.3]
+      nml-ray plan my.yaml --until extract
+    """
+    from nml_ray.study.execute import plan_job, store_of
+
+    settings = open_job(job, assignments, storage)
+    _, planned = plan_job(settings, target)
+    width = max(map(len, planned))
+    for name, one in planned.items():
+        click.echo(f"{name:<{width}}  {one.state:<6}  {one.stage.kind}/{one.digest}")
+    states = [one.state for one in planned.values()]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    click.echo(f"{len(planned)} stages: {counts} (storage: {store_of(settings).root})")

@@ -1,0 +1,58 @@
+"""`nml-ray report`: where a study's report lies, rendered anew if need be."""
+
+from pathlib import Path
+
+import click
+
+from nml_ray.config.errors import UserError
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--storage", metavar="DIR", default="runs", show_default=True, help="Where RUN is looked for by name.")
+def report(run: str, storage: str) -> int:
+    """Say where a report lies; render it if it is missing.
+
+    RUN is the directory of a study, or its name. A newer nml-ray may render the same results differently; then it does.
+
+    \b
+    Examples:
+      nml-ray report demo
+      nml-ray report runs/studies/demo
+    """
+    from nml_ray.cli.run import tell
+    from nml_ray.study.execute import execute, plan_job
+    from nml_ray.study.job import read_job
+    from nml_ray.study.progress import display
+
+    directory = find_run(run, storage)
+    job, _ = read_job(directory / "job.yaml", (f"run.storage={_quoted(directory.parent.parent)}",))
+    _, planned = plan_job(job, "report")
+    missing = [name for name, one in planned.items() if one.state == "to do" and name != "report"]
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        click.echo(f"nml-ray: {len(missing)} stages of '{job.name}' are not done: {first}", err=True)
+        return 1
+    return tell(execute(job, display(), target="report", inline=True))
+
+
+def find_run(run: str, storage: str) -> Path:
+    """The directory of a study, by path or by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    studies = Path(storage) / "studies"
+    for directory in (Path(run), studies / run):
+        if (directory / "job.yaml").exists():
+            return directory.absolute()
+    known = sorted(path.parent.name for path in studies.glob("*/job.yaml"))
+    raise UserError(
+        f"no study '{run}'", where="RUN", expected=f"a directory with job.yaml, or a name in {studies}: {known}"
+    )
+
+
+def _quoted(path: Path) -> str:
+    import json
+
+    return json.dumps(str(path))

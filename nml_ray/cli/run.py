@@ -1,0 +1,70 @@
+"""`nml-ray run`: make what a job lacks."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nml_ray.cli.options import job_options, open_job
+
+if TYPE_CHECKING:
+    from nml_ray.study.execute import Run
+
+
+@click.command()
+@job_options
+@click.option("--until", "target", metavar="STAGE", default="", help="Stop at a stage or a kind of stage.")
+@click.option("--inline", is_flag=True, help="Run in this process, without Ray, to the same bits.")
+def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str, inline: bool) -> int:
+    """Run a job on this machine; what exists already is not made again.
+
+    JOB is a file, or the name of a job that ships with nml-ray.
+
+    \b
+    Examples:
+      nml-ray run demo
+      nml-ray run jobs/demo.yaml --set noise.ratios=[0,0.1,0.2,0.3]
+      nml-ray run my.yaml --until extract --storage /data/runs
+      nml-ray run demo --inline --set pretrain.epochs=1
+    """
+    from nml_ray.study.execute import execute
+    from nml_ray.study.progress import display
+
+    settings = open_job(job, assignments, storage)
+    try:
+        done = execute(settings, display(), target=target, inline=inline)
+        if done.outcome.failures:
+            _save_logs(done)
+    finally:
+        _stop_ray()
+    return tell(done)
+
+
+def tell(done: "Run") -> int:
+    """Say how a run ended; its exit code."""
+    outcome = done.outcome
+    if done.headline and done.report:
+        click.echo(done.headline)
+    if done.report:
+        click.echo(f"report: {done.report}")
+    elif not outcome.failures:
+        click.echo(f"{len(outcome.artifacts)} artifacts, listed in {done.directory / 'stages.json'}")
+    for name, failure in outcome.failures.items():
+        click.echo(f"failed: {name}: {failure.reason}\n  traceback: {failure.log}", err=True)
+    for cause in dict.fromkeys(outcome.left_out.values()):
+        names = [name for name, why in outcome.left_out.items() if why == cause]
+        click.echo(f"not made, because {cause} failed: {', '.join(names)}", err=True)
+    return 1 if outcome.failures else 0
+
+
+def _save_logs(done: "Run") -> None:
+    import sys
+
+    if "nml_ray.session" in sys.modules and (logs := sys.modules["nml_ray.session"].save_logs(done.directory / "ray")):
+        click.echo(f"logs of Ray: {logs}", err=True)
+
+
+def _stop_ray() -> None:
+    import sys
+
+    if "nml_ray.session" in sys.modules:
+        sys.modules["nml_ray.session"].stop()

@@ -1,0 +1,120 @@
+"""The only place that starts Ray: one embedded in this process, for this process alone."""
+
+import atexit
+import importlib.util
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import nml_ray
+from nml_ray.config.errors import UserError
+
+SETTINGS: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report blocks until the next poll; Ray polls every 2 s
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise each print of a worker shows twice
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run in this environment, not in one that uv builds anew
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+}
+"""Environment of Ray and its workers; what the user has set already stands."""
+
+_directory: Path | None = None
+_lock = threading.RLock()
+
+
+def start(cpus: int | None = None) -> None:
+    """Start Ray in this process unless it runs already; it ends with `stop`, at the latest with the process.
+
+    Args:
+        cpus: what Ray may hand out; all that this process may use when None.
+
+    Raises:
+        UserError: the part of Ray that serves its state is not installed.
+    """
+    global _directory
+    with _lock:
+        if _directory is not None:
+            return
+        if importlib.util.find_spec("aiohttp_cors") is None:
+            raise UserError("Ray's dashboard is not installed", expected="pip install 'ray[default]'")
+        _set_environment()
+        import ray
+
+        root = "/tmp" if os.path.isdir("/tmp") else None  # socket paths may have 107 bytes; TMPDIR is often long
+        directory = Path(tempfile.mkdtemp(prefix="nml-", dir=root))
+        atexit.register(stop)
+        _directory = directory
+        ray.init(
+            address="local",
+            num_cpus=cpus or available_cpus(),
+            include_dashboard=True,  # cleans up after trials that Tune stops
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(directory),
+        )
+
+
+def started() -> bool:
+    """Whether `start` has been called since the last `stop`."""
+    return _directory is not None
+
+
+def stop() -> None:
+    """End Ray and remove its files; nothing of it is left running."""
+    global _directory
+    with _lock:
+        if _directory is None:
+            return
+        import ray
+
+        ray.shutdown()
+        shutil.rmtree(_directory, ignore_errors=True)
+        _directory = None
+        atexit.unregister(stop)
+
+
+def save_logs(target: Path) -> Path | None:
+    """Copy the logs of the running Ray below `target`, replacing older ones; None where Ray was not started."""
+    if _directory is None:
+        return None
+    logs = _directory / "session_latest" / "logs"
+    if not logs.is_dir():
+        return None
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(logs, target, ignore_dangling_symlinks=True)
+    return target
+
+
+def available_cpus() -> int:
+    """The CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _set_environment() -> None:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    os.environ.pop("RAY_ADDRESS", None)  # would join somebody else's cluster
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    source = str(Path(nml_ray.__path__[0]).parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if source not in paths and source not in sys.path[-1:]:
+        os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])

@@ -1,0 +1,117 @@
+"""A job from plan to report: the run's directory, the stages, what is said at the end."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from nml_ray.storage.artifact import Artifact, Store
+from nml_ray.storage.atomic import write_bytes, write_json
+from nml_ray.study.expand import Study, expand
+from nml_ray.study.graph import ordered, until
+from nml_ray.study.job import Job
+from nml_ray.study.plan import Planned, plan
+from nml_ray.study.runner import Display, Outcome, run
+from nml_ray.study.task import Context
+
+REPORT = "report.html"
+HEADLINE = "headline.txt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job that has been run: its directory, and what was made and what failed."""
+
+    directory: Path
+    outcome: Outcome
+
+    @property
+    def report(self) -> Path | None:
+        """The report, if there is one."""
+        path = self.directory / REPORT
+        return path if "report" in self.outcome.artifacts and path.exists() else None
+
+    @property
+    def headline(self) -> str:
+        """What the report says in a few lines, or ""."""
+        report = self.outcome.artifacts.get("report")
+        path = report.path / HEADLINE if report else None
+        return path.read_text(encoding="utf-8").strip() if path and path.exists() else ""
+
+
+def store_of(job: Job) -> Store:
+    """Where the job's artifacts lie."""
+    return Store(Path(job.run.storage))
+
+
+def run_directory(job: Job) -> Path:
+    """Where the job's own files lie: job.yaml, stages.json, the report."""
+    return store_of(job).root / "studies" / job.name
+
+
+def plan_job(job: Job, target: str = "") -> tuple[Study, dict[str, Planned]]:
+    """The stages of a job and their plan, up to `target` (a stage or a kind) if that is given.
+
+    Raises:
+        UserError: there is no such stage; data that the job names cannot be read.
+    """
+    study, store = expand(job), store_of(job)
+    stages = ordered(study.stages)
+    if target:
+        stages = until(stages, target)
+    return study, plan(stages.values(), lambda kind, digest: store.artifact(kind, digest) is not None, study.given)
+
+
+def execute(job: Job, display: Display, *, target: str = "", inline: bool = False) -> Run:
+    """Make what the job lacks and leave its directory behind.
+
+    Args:
+        job: what to make.
+        display: where the run shows itself.
+        target: a stage or a kind to stop at.
+        inline: in this process, without Ray.
+
+    Raises:
+        UserError: the job's data or settings turn out to be wrong.
+    """
+    directory = run_directory(job)
+    study, planned = plan_job(job, target)
+    write_job(job, directory)
+    if inline:
+        os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    context = Context(store_of(job), inline, job.threads, job.run, lambda: _start_ray(job))
+    outcome = run(planned, context, display, study.given, directory / "given")
+    _write_stages(directory, planned, outcome.artifacts)
+    _copy_report(directory, outcome)
+    return Run(directory, outcome)
+
+
+def write_job(job: Job, directory: Path) -> None:
+    """Write the job as it was understood, all defaults filled in."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_bytes(directory / "job.yaml", text.encode())
+
+
+def _start_ray(job: Job) -> None:
+    from nml_ray import session
+
+    session.start(job.run.cpus)
+
+
+def _write_stages(directory: Path, planned: Mapping[str, Planned], artifacts: Mapping[str, Artifact]) -> None:
+    paths = {name: os.path.relpath(artifacts[name].path, directory) for name in planned if name in artifacts}
+    write_json(directory / "stages.json", paths)
+
+
+def _copy_report(directory: Path, outcome: Outcome) -> None:
+    if "report" not in outcome.artifacts:
+        return
+    for source in sorted(outcome.artifacts["report"].path.iterdir()):
+        if source.suffix in (".html", ".csv"):
+            aside = directory / f".{source.name}.aside"
+            shutil.copyfile(source, aside)
+            os.replace(aside, directory / source.name)
