@@ -22,8 +22,10 @@ ROOMS = (  # each may import those of earlier lines, and its own
     ("study", "cluster"),
     ("cli",),
 )
-LIGHT = ("config", "storage", "cli", "data/draw", "data/order", "data/noise", "data/index")
-LIGHT += ("study/stage", "study/graph", "study/plan", "session", "__init__")
+LIGHT = (  # beginnings of module paths
+    *("config", "storage", "cli", "session", "__init__", "data/draw", "data/order", "data/noise", "data/index"),
+    *("study/stage", "study/graph", "study/plan", "study/job"),
+)
 HEAVY = {"ray", "torch", "torchvision", "timm", "matplotlib", "pandas", "scipy", "sklearn"}
 
 
