@@ -18,6 +18,9 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class HeadSetting(Settings):
     """What every head has: how it is optimised. One concrete point of a sweep."""
 
+    head: HeadName
+    """The kind of head."""
+
     preset: Preset = "paper"
     """Where the values that nobody set come from: the paper's text, or the published implementation."""
 
@@ -56,11 +59,8 @@ class LinearProbe(HeadSetting):
     """Decoupled weight decay."""
 
 
-class Mlp(HeadSetting):
-    """An MLP from D to D before the linear classifier, trained by cross-entropy alone."""
-
-    head: Literal["mlp"] = "mlp"
-    """The kind of head."""
+class MlpOptions(HeadSetting):
+    """What heads with an MLP from D to D before the linear classifier have in common."""
 
     learning_rate: Positive = 1e-3
     """Peak learning rate of AdamW."""
@@ -84,10 +84,17 @@ class Mlp(HeadSetting):
     """What each residual scale begins at."""
 
 
-class NMTune(Mlp):
+class Mlp(MlpOptions):
+    """The MLP and the classifier, trained by cross-entropy alone."""
+
+    head: Literal["mlp"] = "mlp"
+    """The kind of head."""
+
+
+class NMTune(MlpOptions):
     """The MLP, regularised towards the features' own directions and an even spectrum (paper, equations 3-6)."""
 
-    head: Literal["nmtune"] = "nmtune"  # type: ignore[assignment]
+    head: Literal["nmtune"] = "nmtune"
     """The kind of head."""
 
     mse_weight: Weight = 0.01

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nml_ray.heads.config import HeadSetting, Mlp
+from nml_ray.heads.config import HeadSetting, MlpOptions
 
 
 class Head(nn.Module):
@@ -38,7 +38,7 @@ def new_head(setting: HeadSetting, dim: int, classes: int, seed: int) -> Head:
     Linear layers of the MLP begin as PyTorch's own, the classifier Kaiming-uniform with bias 0.
     """
     mlp, scale = None, None
-    if isinstance(setting, Mlp):
+    if isinstance(setting, MlpOptions):
         mlp = _mlp(setting, dim)
         scale = nn.Parameter(torch.full((1, dim), setting.residual_init)) if setting.residual else None
     head = Head(mlp, scale, _Linear(dim, classes))
@@ -61,7 +61,7 @@ class _Linear(nn.Linear):
         pass
 
 
-def _mlp(setting: Mlp, dim: int) -> nn.Sequential:
+def _mlp(setting: MlpOptions, dim: int) -> nn.Sequential:
     width = round(setting.ratio * dim)
     layers: list[nn.Module] = []
     for number in range(setting.layers):

@@ -1,0 +1,170 @@
+"""The heads stage: a sweep of heads on every encoder's features, the choice on validation, the scores on test.
+
+Leaves in each artifact
+
+    trials.parquet   every trial: head, preset, setting (JSON), head_seed, validation scores, diverged, trial, chosen
+    results.json     a list, for each chosen head and head seed the fields of `HeadScore` and
+                     `spectra`: split to transform to count, sve and lsvr of Z, the features as the head sees them
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nml_ray.analysis import spectrum
+from nml_ray.analysis.results import HeadScore
+from nml_ray.features.store import Features, read_split
+from nml_ray.heads.config import HeadsSettings
+from nml_ray.storage.atomic import read_json, write_json
+from nml_ray.storage.digest import canonical_json
+from nml_ray.study.task import Context, Task
+from nml_ray.sweep.heads import TrialResult, choose, fit_trial, head_trials, trial_results
+from nml_ray.sweep.trials import Trial, TrialsFailed, run_inline, unfinished
+from nml_ray.tasks import metrics
+
+TRIALS_FILE = "trials.parquet"
+RESULTS_FILE = "results.json"
+MEASURED = ("test", "ood")
+"""Splits that are read once, with the chosen heads, and whose Z has its spectrum taken."""
+
+
+_SCHEMA = pa.schema(
+    {
+        "head": pa.string(),
+        "preset": pa.string(),
+        "setting": pa.string(),
+        "head_seed": pa.uint64(),
+        "validation_accuracy": pa.float64(),
+        "validation_macro_f1": pa.float64(),
+        "diverged": pa.bool_(),
+        "trial": pa.string(),
+        "chosen": pa.bool_(),
+    }
+)
+
+
+def run(tasks: Sequence[Task], context: Context) -> None:
+    """Run all encoders' trials as one sweep, those that exist excepted, and finish each encoder's artifact.
+
+    Raises:
+        TrialsFailed: some trials failed; encoders with no failed trial are finished.
+        UserError: features of train or validation cannot be read.
+    """
+    trials = {task.stage.name: _trials(task, context) for task in tasks}
+    reasons = _fit(tasks, trials, context)
+    for task in tasks:
+        own = trials[task.stage.name]
+        failed = [f"{trial.name}: {reasons[trial.name]}" for trial in own if trial.name in reasons]
+        if failed:
+            task.attempt.fail("; ".join(failed))
+        else:
+            _finish(task, trial_results(own, context.store))
+    if reasons:
+        raise TrialsFailed(reasons)
+
+
+def read_scores(path: Path) -> list[HeadScore]:
+    """The scores in a results.json, without the spectra."""
+    return [
+        HeadScore(**{name: value for name, value in entry.items() if name != "spectra"}) for entry in read_json(path)
+    ]
+
+
+def _trials(task: Task, context: Context) -> list[Trial]:
+    features = task.inputs["extract"]
+    for split in ("train", "validation"):
+        read_split(features.path, split)  # a mistake in the features is told before any worker starts
+    settings = HeadsSettings.model_validate(task.stage.settings["heads"])
+    return head_trials(settings, features, context.store, task.stage.name)
+
+
+def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: Context) -> dict[str, str]:
+    """Run what is unfinished; why trials failed, by name."""
+    everything = [trial for own in trials.values() for trial in own]
+    todo = unfinished(everything, context.store)
+    left = {trial.digest for trial in todo}
+
+    def report(trial: Trial | None = None) -> None:
+        if trial is not None:
+            left.discard(trial.digest)
+        for task in tasks:
+            own = trials[task.stage.name]
+            if trial is None or trial in own:
+                task.attempt.progress(sum(one.digest not in left for one in own), len(own), "trials")
+
+    report()
+    try:
+        if context.inline or not todo:
+            run_inline(todo, fit_trial, report)
+        else:
+            context.start_ray()
+            from nml_ray.sweep.tune import run_trials
+
+            name, storage = f"sweep-{tasks[0].attempt.name}", context.store.root / "ray"
+            run_trials(
+                todo, fit_trial, name=name, storage=storage, max_concurrent=context.run.head_workers, done=report
+            )
+    except TrialsFailed as failed:
+        return failed.reasons
+    return {}
+
+
+def _finish(task: Task, results: Sequence[TrialResult]) -> None:
+    chosen = [result for group in choose(results).values() for result in group]
+    _write_trials(task.attempt.path / TRIALS_FILE, results, {result.digest for result in chosen})
+    directory = task.inputs["extract"].path
+    splits = {split: read_split(directory, split) for split in MEASURED if (directory / split).is_dir()}
+    write_json(task.attempt.path / RESULTS_FILE, [_entry(result, splits) for result in chosen])
+    task.attempt.finish(trials=len(results), chosen=len(chosen))
+
+
+def _entry(result: TrialResult, splits: Mapping[str, Features]) -> dict[str, Any]:
+    from nml_ray.heads.fitted import FittedHead
+
+    fitted = FittedHead.load(result.path)
+    scores, spectra = {"validation": result.validation}, {}
+    for split, features in splits.items():
+        scores[split] = metrics.scores(features.labels, fitted.predict(features.values))
+        spectra[split] = _spectra(fitted.transform(features.values))
+    return {
+        "head": result.setting.head,
+        "head_seed": result.seed,
+        "settings": result.setting.model_dump(mode="json"),
+        "scores": scores,
+        "spectra": spectra,
+    }
+
+
+def _spectra(z: Any) -> dict[str, Any]:
+    from nml_ray.features.sums import Sums
+    from nml_ray.heads.threads import single_thread
+
+    sums = Sums(z.shape[1])
+    with single_thread():
+        sums.add(z)
+    found = {}
+    for name in sums.transforms:
+        values = spectrum.singular_values(sums.gram[name], sums.count)
+        found[name] = {"count": sums.count, "sve": spectrum.sve(values), "lsvr": spectrum.lsvr(values)}
+    return found
+
+
+def _write_trials(path: Path, results: Sequence[TrialResult], chosen: set[str]) -> None:
+    rows = [
+        {
+            "head": result.setting.head,
+            "preset": result.setting.preset,
+            "setting": canonical_json(result.setting.model_dump(mode="json")),
+            "head_seed": result.seed,
+            "validation_accuracy": result.validation["accuracy"],
+            "validation_macro_f1": result.validation["macro_f1"],
+            "diverged": result.diverged,
+            "trial": result.digest,
+            "chosen": result.digest in chosen,
+        }
+        for result in results
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), path)

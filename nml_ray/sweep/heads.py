@@ -1,0 +1,128 @@
+"""The sweep of heads: its trials, what one trial does, and the choice among them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nml_ray.data.draw import Draws, key_hashes
+from nml_ray.features.store import read_split
+from nml_ray.heads.config import HeadSetting, HeadsSettings, parse_setting
+from nml_ray.storage.artifact import Artifact, Store
+from nml_ray.storage.digest import digest_of
+from nml_ray.sweep.trials import Trial
+from nml_ray.tasks import metrics
+
+VERSION = 1
+"""Raised when a fit's result changes for the same setting, so that old trials no longer count."""
+
+
+def head_trials(settings: HeadsSettings, features: Artifact, store: Store, prefix: str) -> list[Trial]:
+    """One trial for every setting and head seed on one encoder's features, seeds of a setting side by side.
+
+    A fit computes on one thread whatever the process is set to, so the number of threads is no part of its digest.
+    """
+    trials = []
+    for number, setting in enumerate(settings.expand()):
+        data = setting.model_dump(mode="json")
+        for seed in settings.seeds:
+            digest = digest_of({"version": VERSION, "features": features.digest, "setting": data, "seed": seed})[:16]
+            payload = {"store": str(store.root), "features": str(features.path), "setting": data, "seed": seed}
+            name = f"{prefix}/{search_name(setting)}/{number}/seed-{seed}"
+            trials.append(Trial(name, digest, payload))
+    return trials
+
+
+def search_name(setting: HeadSetting) -> str:
+    """The search that a setting competes in: its head, and for NMTune the preset too ("mlp", "nmtune:official")."""
+    return f"{setting.head}:{setting.preset}" if setting.head == "nmtune" else setting.head
+
+
+def fit_trial(trial: Trial) -> None:
+    """Fit one head on the training split, score it on validation, and leave it as the artifact of this trial.
+
+    The record holds `validation` (metric to share) and `diverged`. A fit that diverged scores nothing.
+    """
+    from nml_ray.heads.fit import fit
+
+    store, setting = Store(Path(trial.payload["store"])), parse_setting(trial.payload["setting"])
+    attempt = store.attempt("trial", trial.digest, trial=trial.name)
+    train = _split(trial.payload["features"], "train")
+    validation = _split(trial.payload["features"], "validation")
+    fitted = fit(setting, train.values, train.labels, train.hashes, trial.payload["seed"])
+    fitted.save(attempt.path)
+    scores = metrics.scores(validation.labels, fitted.predict(validation.values))
+    attempt.finish(validation=dict.fromkeys(scores, 0.0) if fitted.diverged else scores, diverged=fitted.diverged)
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A finished trial as its record tells it."""
+
+    setting: HeadSetting
+    seed: int
+    digest: str
+    path: Path
+    validation: dict[str, float]
+    diverged: bool
+
+
+def trial_results(trials: Sequence[Trial], store: Store) -> list[TrialResult]:
+    """The results of trials that have all finished, in their order."""
+    results = []
+    for trial in trials:
+        artifact = store.artifact("trial", trial.digest)
+        assert artifact is not None
+        record = artifact.record
+        setting = parse_setting(trial.payload["setting"])
+        results.append(
+            TrialResult(
+                setting, trial.payload["seed"], trial.digest, artifact.path, record["validation"], record["diverged"]
+            )
+        )
+    return results
+
+
+def choose(results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
+    """For each search the setting with the best mean validation accuracy over head seeds: its results, one a seed.
+
+    Of equal settings the first counts. A setting that diverged with any seed is out.
+
+    Raises:
+        RuntimeError: every setting of a search diverged.
+    """
+    by_setting: dict[HeadSetting, list[TrialResult]] = {}
+    for result in results:
+        by_setting.setdefault(result.setting, []).append(result)
+    chosen: dict[str, list[TrialResult]] = {}
+    for setting, group in by_setting.items():
+        name = search_name(setting)
+        best = chosen.setdefault(name, [])
+        if not any(result.diverged for result in group) and (not best or _mean(group) > _mean(best)):
+            chosen[name] = group
+    lost = [name for name, group in chosen.items() if not group]
+    if lost:
+        raise RuntimeError(f"every setting of {', '.join(lost)} diverged; search smaller learning rates")
+    return chosen
+
+
+def _mean(group: Sequence[TrialResult]) -> float:
+    return float(np.mean([result.validation["accuracy"] for result in group]))
+
+
+@dataclass(frozen=True)
+class _Split:
+    values: NDArray[Any]
+    labels: NDArray[np.int64]
+    hashes: Draws
+
+
+@lru_cache(maxsize=4)
+def _split(directory: str, split: str) -> _Split:
+    """A split of one artifact, kept for the next trial of this process."""
+    features = read_split(Path(directory), split)
+    return _Split(features.values, features.labels, key_hashes(features.keys))
