@@ -2,6 +2,7 @@
 
 import configparser
 import email
+import os
 import re
 import shlex
 import subprocess
@@ -83,6 +84,18 @@ def test_the_wheel_holds_the_package_alone_with_examples_and_notices(built):
     scripts = configparser.ConfigParser()
     scripts.read_string(wheel.read(f"{info}/entry_points.txt").decode())
     assert dict(scripts["console_scripts"]) == {"nml-ray": "nml_ray.cli.main:main"}
+
+
+def test_the_wheel_brings_the_examples(built, tmp_path):
+    zipfile.ZipFile(next(built.glob("*.whl"))).extractall(tmp_path / "site")
+    command = [sys.executable, "-m", "nml_ray", "init", "study"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    copied = {path.relative_to(tmp_path / "study") for path in (tmp_path / "study").rglob("*.yaml")}
+    assert copied == {
+        path.relative_to(ROOT) for folder in ("jobs", "cluster") for path in (ROOT / folder).glob("*.yaml")
+    }
+    assert len(done.stdout.splitlines()) == len(copied)
 
 
 def test_the_notice_names_every_family_of_the_icons():
