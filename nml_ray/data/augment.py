@@ -51,7 +51,12 @@ def flips(seed: int, hashes: NDArray[np.uint64], epoch: int, repeat: int = 0) ->
 
 
 def shift(
-    images: PixelArray, augmentation: ShiftAugmentation, seed: int, hashes: NDArray[np.uint64], epoch: int, repeat: int = 0
+    images: PixelArray,
+    augmentation: ShiftAugmentation,
+    seed: int,
+    hashes: NDArray[np.uint64],
+    epoch: int,
+    repeat: int = 0,
 ) -> PixelArray:
     """Shift each image of [N, H, W, C] by its own keyed offset."""
     reach = augmentation.pixels

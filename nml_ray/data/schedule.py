@@ -13,7 +13,9 @@ from nml_ray.data.order import EpochOrder, Lanes, epoch_order
 class Schedule:
     """Global batches by step, over the good samples of a data set. Only the two latest epochs are held."""
 
-    def __init__(self, dataset: Dataset, settings: OrderSettings, seed: int, batch: int, microbatch: int | None) -> None:
+    def __init__(
+        self, dataset: Dataset, settings: OrderSettings, seed: int, batch: int, microbatch: int | None
+    ) -> None:
         self._good = dataset.good
         hashes = dataset.key_hash[self._good]
         lanes = None

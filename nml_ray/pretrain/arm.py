@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nml_ray.pretrain.config import OptimiserSettings
 from nml_ray.pretrain.counts import COUNTS, sample_counts
+from nml_ray.pretrain.objective import Supervised
 from nml_ray.pretrain.world import World
 
 
@@ -22,7 +23,7 @@ class Arm:
     """`given` and `clean` are the labels int64 [N] of the whole data set, by sample number."""
 
     name: str
-    model: nn.Module
+    model: Supervised
     given: Tensor
     clean: Tensor
     optimiser: torch.optim.Optimizer
@@ -31,7 +32,12 @@ class Arm:
 
     @classmethod
     def build(
-        cls, name: str, model: nn.Module, given: NDArray[np.int64], clean: NDArray[np.int64], settings: OptimiserSettings
+        cls,
+        name: str,
+        model: Supervised,
+        given: NDArray[np.int64],
+        clean: NDArray[np.int64],
+        settings: OptimiserSettings,
     ) -> "Arm":
         """Gradients of all parameters live in one flat buffer whose tail carries the step's weight and counts, so
         that workers meet in a single all-reduce (plain DDP regroups its buckets and loses bits at three workers)."""

@@ -6,7 +6,6 @@ holes-<rank>.jsonl: step, place, key, reason, and the key whose image filled the
 """
 
 import json
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

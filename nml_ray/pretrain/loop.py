@@ -11,8 +11,8 @@ import torch
 from nml_ray.config.errors import UserError
 from nml_ray.data.config import NoiseArm
 from nml_ray.data.dataset import Dataset
-from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.labels import given_labels
+from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
 from nml_ray.pretrain import checkpoint
 from nml_ray.pretrain.arm import Arm, ArmFailed

@@ -26,7 +26,9 @@ def test_formats(kind, channels):
     assert pixels.dtype == np.uint8
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("1", "PNG"), ("CMYK", "JPEG")])
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("1", "PNG"), ("CMYK", "JPEG")]
+)
 def test_modes(mode, kind):
     image = Image.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)).convert(mode)
     assert decode_image(encoded(image, kind), 3).shape == (8, 8, 3)

@@ -163,7 +163,7 @@ def test_gradients_are_the_mean_over_the_batch_whatever_the_microbatch(make_plan
     arm.begin_step()
     for numbers in torch.arange(32).split(8):
         arm.accumulate(images[numbers], numbers, torch.ones(len(numbers)))
-    loss, weight = arm.update(World(), 0.0)
+    _, weight = arm.update(World(), 0.0)
     assert weight == 32
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.study.task import Context, Task
@@ -34,18 +35,28 @@ def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
             task.stage.settings["noise"],
             str(task.attempt.path),
             tuple(str(path) for path in task.attempt.earlier),
+            str(task.inputs["labels"].path / "labels.parquet") if "labels" in task.inputs else "",
         )
         for task in tasks
     )
     return GroupPlan(
         data=str(first.inputs["shards"].path / "pretrain"),
-        settings=first.stage.settings["pretrain"],
+        settings=_recipe(first),
         seed=first.stage.settings["seed"],
         threads=context.threads,
         arms=arms,
         decode_threads=context.run.decode_threads,
         checkpoint_steps=context.run.checkpoint_steps,
     )
+
+
+def _recipe(task: Task) -> dict[str, Any]:
+    """The stage's recipe with the path of given weights in place of their digest."""
+    recipe = dict(task.stage.settings["pretrain"])
+    if "weights" in task.inputs:
+        (file,) = task.inputs["weights"].path.iterdir()
+        recipe["encoder"] = {**recipe["encoder"], "weights": str(file)}
+    return recipe
 
 
 def _train(plans: Sequence[GroupPlan], context: Context) -> list[ArmOutcome]:
