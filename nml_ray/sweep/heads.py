@@ -1,6 +1,7 @@
 """The sweep of heads: its trials, what one trial does, and the choice among them."""
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,18 +46,26 @@ def search_name(setting: HeadSetting) -> str:
 def fit_trial(trial: Trial) -> None:
     """Fit one head on the training split, score it on validation, and leave it as the artifact of this trial.
 
-    The record holds `validation` (metric to share) and `diverged`. A fit that diverged scores nothing.
+    The record holds `validation` (metric to share) and `diverged`. A fit that diverged scores nothing; one that failed
+    leaves its traceback in its attempt and raises.
     """
+    attempt = Store(Path(trial.payload["store"])).attempt("trial", trial.digest, trial=trial.name)
+    try:
+        facts = _fit(trial.payload, attempt.path)
+    except Exception:
+        attempt.fail(traceback.format_exc())
+        raise
+    attempt.finish(**facts)
+
+
+def _fit(payload: Mapping[str, Any], target: Path) -> dict[str, Any]:
     from nml_ray.heads.fit import fit
 
-    store, setting = Store(Path(trial.payload["store"])), parse_setting(trial.payload["setting"])
-    attempt = store.attempt("trial", trial.digest, trial=trial.name)
-    train = _split(trial.payload["features"], "train")
-    validation = _split(trial.payload["features"], "validation")
-    fitted = fit(setting, train.values, train.labels, train.hashes, trial.payload["seed"])
-    fitted.save(attempt.path)
+    train, validation = (_split(payload["features"], split) for split in ("train", "validation"))
+    fitted = fit(parse_setting(payload["setting"]), train.values, train.labels, train.hashes, payload["seed"])
+    fitted.save(target)
     scores = metrics.scores(validation.labels, fitted.predict(validation.values))
-    attempt.finish(validation=dict.fromkeys(scores, 0.0) if fitted.diverged else scores, diverged=fitted.diverged)
+    return {"validation": dict.fromkeys(scores, 0.0) if fitted.diverged else scores, "diverged": fitted.diverged}
 
 
 @dataclass(frozen=True)

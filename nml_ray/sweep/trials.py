@@ -49,8 +49,13 @@ def run_inline(
         try:
             function(trial)
         except Exception as error:
-            reasons[trial.name] = f"{type(error).__name__}: {error}"
+            reasons[trial.name] = describe(error)
         else:
             done(trial)
     if reasons:
         raise TrialsFailed(reasons)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

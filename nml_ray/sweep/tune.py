@@ -4,15 +4,19 @@ A trial's result is its artifact; Tune only schedules. Resuming a sweep therefor
 is pickled: finished trials are not submitted again, and Tune's directory is removed at the end.
 """
 
+import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayTaskError
 
-from nml_ray.sweep.trials import Trial, TrialFunction, TrialsFailed
+from nml_ray.sweep.trials import Trial, TrialFunction, TrialsFailed, describe
+
+LOST_WORKERS = 2
+"""Times that a trial is begun anew because its process or machine was lost; its own exceptions are never retried."""
 
 
 def run_trials(
@@ -41,45 +45,69 @@ def run_trials(
     """
     if not trials:
         return
-    count = _Count(trials, done)
-    trainable = tune.with_resources(
-        tune.with_parameters(_run_one, trials=list(trials), function=function), {"cpu": cpus}
-    )
-    results = tune.Tuner(
-        trainable,
-        param_space={"number": tune.grid_search(list(range(len(trials))))},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent),
-        run_config=tune.RunConfig(name=name, storage_path=str(storage), verbose=0, callbacks=[count]),
-    ).fit()
+    watch = _Watch(trials, done)
+    trainable = tune.with_parameters(_run_one, trials=list(trials), function=function)
+    with _quiet():
+        results = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": cpus}),
+            param_space={"number": tune.grid_search(list(range(len(trials))))},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(storage),
+                verbose=0,
+                callbacks=[watch],
+                failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
+            ),
+        ).fit()
     shutil.rmtree(storage / name, ignore_errors=True)
-    reasons = {result.config["number"]: reason_of(result.error) for result in results if result.error}
-    failed = [number for number in range(len(trials)) if number not in count.finished]
-    if failed:
-        raise TrialsFailed({trials[number].name: reasons.get(number, "it never ran") for number in failed})
+    lost = {result.config["number"]: _last_line(result.error) for result in results if result.error}
+    reasons = {
+        trial.name: watch.outcomes.get(number) or lost.get(number, "it never ran")
+        for number, trial in enumerate(trials)
+        if watch.outcomes.get(number, "lost") != ""
+    }
+    if reasons:
+        raise TrialsFailed(reasons)
 
 
-def reason_of(error: BaseException) -> str:
-    """The exception that a trial's function raised, in one line."""
-    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
-        error = error.cause
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-class _Count(tune.Callback):
-    """Knows which trials have ended well."""
+class _Watch(tune.Callback):
+    """Follows the trials from the driver: `outcomes` maps a trial that has ended to why it failed, or ""."""
 
     def __init__(self, trials: Sequence[Trial], done: Callable[[Trial], None]) -> None:
-        self.finished: set[int] = set()
+        self.outcomes: dict[int, str] = {}
         self._trials = trials
         self._done = done
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        number = trial.config["number"]
-        self.finished.add(number)
-        self._done(self._trials[number])
+        number, reason = trial.config["number"], trial.last_result["reason"]
+        self.outcomes[number] = reason
+        if not reason:
+            self._done(self._trials[number])
 
 
 def _run_one(config: dict[str, Any], trials: Sequence[Trial], function: TrialFunction) -> None:
-    function(trials[config["number"]])
-    tune.report({"number": config["number"]})
+    """A failure is reported, not raised: the process stays for the next trial, and Tune prints no traceback."""
+    reason = ""
+    try:
+        function(trials[config["number"]])
+    except Exception as error:
+        reason = describe(error)
+    tune.report({"reason": reason})
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Tune's own account of failed trials, which are named by the exception."""
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
