@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import nml_ray
 from nml_ray.config.errors import UserError
+from nml_ray.reaper import MARK
 
 SETTINGS: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -27,13 +29,13 @@ SETTINGS: Mapping[str, str] = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run in this environment, not in one that uv builds anew
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
 }
 """Environment of Ray and its workers; what the user has set already stands."""
 
 _directory: Path | None = None
+_reaper: subprocess.Popen[bytes] | None = None
 _lock = threading.RLock()
 
 
@@ -46,7 +48,7 @@ def start(cpus: int | None = None) -> None:
     Raises:
         UserError: the part of Ray that serves its state is not installed.
     """
-    global _directory
+    global _directory, _reaper
     with _lock:
         if _directory is not None:
             return
@@ -56,18 +58,25 @@ def start(cpus: int | None = None) -> None:
         import ray
 
         root = "/tmp" if os.path.isdir("/tmp") else None  # socket paths may have 107 bytes; TMPDIR is often long
-        directory = Path(tempfile.mkdtemp(prefix="nml-", dir=root))
+        _directory = Path(tempfile.mkdtemp(prefix="nml-ray-", dir=root))
+        _reaper = _start_reaper(_directory)
         atexit.register(stop)
-        _directory = directory
-        ray.init(
-            address="local",
-            num_cpus=cpus or available_cpus(),
-            include_dashboard=True,  # cleans up after trials that Tune stops
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(directory),
-        )
+        os.environ[MARK] = str(_directory)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus or available_cpus(),
+                include_dashboard=True,  # cleans up after trials that Tune stops
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(_directory),
+            )
+        except BaseException:
+            stop()
+            raise
+        finally:
+            del os.environ[MARK]
 
 
 def started() -> bool:
@@ -77,15 +86,16 @@ def started() -> bool:
 
 def stop() -> None:
     """End Ray and remove its files; nothing of it is left running."""
-    global _directory
+    global _directory, _reaper
     with _lock:
         if _directory is None:
             return
         import ray
 
         ray.shutdown()
-        shutil.rmtree(_directory, ignore_errors=True)
-        _directory = None
+        assert _reaper is not None
+        _reaper.communicate()
+        _directory = _reaper = None
         atexit.unregister(stop)
 
 
@@ -106,6 +116,13 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _start_reaper(directory: Path) -> subprocess.Popen[bytes]:
+    """A process that ends what is left of Ray when this one has ended (see reaper.py)."""
+    script = str(Path(__file__).with_name("reaper.py"))
+    command = [sys.executable, "-I", "-S", script, str(directory)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _set_environment() -> None:
