@@ -1,11 +1,12 @@
 """What a study's numbers say, in plain sentences that claim no more than the seeds and the test set allow."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nml_ray.analysis import statistics
 from nml_ray.analysis.results import ArmResult, StudyResult
 from nml_ray.analysis.statistics import CLEAN, Estimate, Verdict, verdict
+from nml_ray.analysis.tables import rows_of
 from nml_ray.analysis.wording import (
     head_label,
     in_sentence,
@@ -55,15 +56,15 @@ def headline(result: StudyResult) -> list[str]:
     Noise first (in domain, out of domain), then repair, then the features, then the training samples; parts a study
     lacks are left out. The last line says what the intervals are, or why there are none.
     """
-    arms = result.arms
+    noise = replace(result, arms=statistics.trained(result.arms))
     lines = [
-        *_noise_lines(result),
-        *_repair_lines(result),
-        *(_heads_line(result) if most_noise(arms) is None else ()),
-        *_measure_line(arms),
-        *_fitting_line(arms),
+        *_noise_lines(noise),
+        *_repair_lines(noise),
+        *_measure_line(noise.arms),
+        *_fitting_line(noise.arms),
+        *_heads_lines(result.arms if most_noise(noise.arms) is None else statistics.given(result.arms)),
     ]
-    return [*lines, statistics.about_intervals(arms)] if arms else []
+    return [*lines, statistics.about_intervals(noise.arms)] if noise.arms else lines
 
 
 def judged(difference: Estimate, samples: int | None = None) -> str:
@@ -138,15 +139,15 @@ def _beyond_lift(arms: Sequence[ArmResult], worst: str, tuned: str, probe: str, 
     )
 
 
-def _heads_line(result: StudyResult) -> list[str]:
-    """For a study of one encoder: the heads side by side."""
-    arms = result.arms
-    ratio = statistics.ratios(arms)[0] if arms else CLEAN
+def _heads_lines(arms: Sequence[ArmResult]) -> list[str]:
+    """For encoders that cannot be held against a clean one: their heads side by side."""
     lines = []
-    for split in statistics.splits(arms):
-        scores = [(head, statistics.score(arms, ratio, head, split)) for head in statistics.methods(arms)]
-        said = ", ".join(f"{head_label(head)} {percent(score.mean)}" for head, score in scores if score)
-        lines.append(f"{split_label(split)}: {said}.")
+    for label, ratio, some in rows_of(arms):
+        for split in statistics.splits(some):
+            scores = [(head, statistics.score(some, ratio, head, split)) for head in statistics.methods(some)]
+            said = ", ".join(f"{head_label(head)} {percent(score.mean)}" for head, score in scores if score)
+            of = f"{label} encoder" if statistics.trained(some) else label
+            lines.append(f"{of}, {split_label(split).lower()}: {said}.")
     return lines
 
 
@@ -178,10 +179,10 @@ def _fitting_line(arms: Sequence[ArmResult]) -> list[str]:
 
 def cards(result: StudyResult) -> list[Card]:
     """The key numbers: what noise did in each domain and what NMTune gains there, or how training went."""
-    arms = result.arms
-    if not arms:
+    noise = replace(result, arms=statistics.trained(result.arms))
+    if not noise.arms:
         return []
-    return [*_noise_cards(result), *_gain_cards(result)] or _training_cards(arms)
+    return [*_noise_cards(noise), *_gain_cards(noise)] or _training_cards(noise.arms)
 
 
 def _noise_cards(result: StudyResult) -> list[Card]:

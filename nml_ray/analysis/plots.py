@@ -32,8 +32,9 @@ class Plot:
 
 
 def palette_of(arms: Sequence[ArmResult]) -> Palette:
-    """One colour for each head and ratio of the study."""
-    return Palette(statistics.methods(arms), statistics.ratios(arms))
+    """One colour for each head, ratio and given encoder of the study."""
+    encoders = [arm.kind for arm in statistics.given(arms)]
+    return Palette(statistics.methods(arms), statistics.ratios(statistics.trained(arms)), encoders)
 
 
 def positions(ratios: Sequence[str]) -> dict[str, float]:
@@ -190,46 +191,92 @@ def spectrum(
 ) -> Plot | None:
     """Shares of the singular values on log axes: the mean over seeds, and each seed as a faint line.
 
-    `relative`: each divided by the clean arm's of the same seed.
+    `relative`: each divided by the clean arm's of the same seed. Given encoders have one line each, by name.
     """
+    noise = bool(statistics.trained(arms))
     found = {
-        (arm.ratio, arm.seed): shares(one.singular_values).tolist()
+        (arm.ratio if noise else arm.kind, arm.seed): shares(one.singular_values).tolist()
         for arm in arms
         for one in arm.spectra
         if (one.split, one.transform) == (split, transform)
     }
     if relative:
-        found = {
-            (ratio, seed): [a / b if b > 0 else math.nan for a, b in zip(values, found[CLEAN, seed], strict=True)]
-            for (ratio, seed), values in found.items()
-            if (CLEAN, seed) in found and ratio != CLEAN
-        }
+        found = _against_clean(found)
     if not found:
         return None
     figure, axes = panel()
-    axes.set_xscale("log")
-    for ratio in sorted({ratio for ratio, _ in found}, key=Decimal):
-        runs = [values for (one, _), values in sorted(found.items()) if one == ratio]
+    colours = palette.ratio if noise else palette.encoder
+    _spectrum_axes(axes, relative)
+    for key in [key for key in colours if any(key == one for one, _ in found)]:
+        runs = [values for (one, _), values in sorted(found.items()) if one == key]
         mean = [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
         for values, width, alpha in [*((run, 0.7, 0.3) for run in runs if len(runs) > 1), (mean, 1.7, 1.0)]:
             kept = [i for i in _kept(len(values)) if values[i] > (0 if relative else 1e-9)]
-            style: dict[str, Any] = {"color": palette.ratio[ratio], "linewidth": width, "alpha": alpha}
+            style: dict[str, Any] = {"color": colours[key], "linewidth": width, "alpha": alpha}
             axes.plot([i + 1 for i in kept], [values[i] for i in kept], **style)
-    if relative:
-        axes.axhline(1, color=MUTED, linewidth=1)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, 1))))
-    else:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    name = f"spectrum-{split}-{transform}" + ("-relative" if relative else "") + ("" if noise else "-given")
+    title = f"{split_label(split)}: singular values" + (", against clean" if relative else "")
+    return Plot(name, title, to_svg(figure, name, title, palette))
+
+
+Spectra = dict[tuple[str, int], list[float]]
+
+
+def _against_clean(found: Spectra) -> Spectra:
+    return {
+        (ratio, seed): [a / b if b > 0 else math.nan for a, b in zip(values, found[CLEAN, seed], strict=True)]
+        for (ratio, seed), values in found.items()
+        if (CLEAN, seed) in found and ratio != CLEAN
+    }
+
+
+def _spectrum_axes(axes: Axes, relative: bool) -> None:
+    axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
     label(axes, "singular value, by rank", "share, divided by the clean encoder's" if relative else "share of the sum")
-    name = f"spectrum-{split}-{transform}" + ("-relative" if relative else "")
-    title = f"{split_label(split)}: singular values" + (", against clean" if relative else "")
+    if relative:
+        axes.axhline(1, color=MUTED, linewidth=1)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, 1))))
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def encoders(arms: Sequence[ArmResult], split: str, palette: Palette) -> Plot | None:
+    """Accuracy (%) of each head on each given encoder: the mean as a large mark, each head seed as a small one."""
+    figure, axes = panel()
+    heads = list(palette.head)
+    drawn = False
+    for place, arm in enumerate(arms):
+        for i, head in enumerate(heads):
+            values = [
+                100 * one.scores[split]["accuracy"]
+                for one in arm.heads
+                if statistics.method_of(one) == head and split in one.scores
+            ]
+            x = place + (i - (len(heads) - 1) / 2) * min(0.16, 0.8 / len(heads))
+            style: dict[str, Any] = {"color": palette.head[head], "marker": MARKERS[i % len(MARKERS)], "linestyle": ""}
+            if values:
+                axes.plot([x] * len(values), values, markersize=2.6, alpha=0.6, **style)
+                axes.plot([x], [math.fsum(values) / len(values)], markersize=6.5, markeredgecolor=PAPER, **style)
+            drawn = drawn or bool(values)
+    if not drawn:
+        return None
+    label(axes, "", "accuracy, %")
+    axes.margins(y=0.15)
+    axes.set_xticks(range(len(arms)), [_short(arm.kind) for arm in arms])
+    axes.set_xlim(-0.6, len(arms) - 0.4)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, 0))))
+    name, title = f"encoders-{split}", f"{split_label(split)}: accuracy of each head"
     return Plot(name, title, to_svg(figure, name, title, palette))
+
+
+def _short(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 CURVES = {

@@ -53,14 +53,14 @@ def write_report(result: StudyResult, directory: Path) -> list[Path]:
     Raises:
         UserError: two arms have the same ratio and seed (of different noise kinds): their numbers would be mixed.
     """
-    _refuse_mixed(result.arms)
+    _refuse_mixed(statistics.trained(result.arms))
     arms, samples = result.arms, samples_of(result)
     scored = bool(statistics.methods(arms))
     written = {
         "report.html": render(result),
         "scores.csv": tables.rows_to_csv(tables.score_rows(arms)),
         "paper_table.csv": tables.to_csv(tables.paper_table(arms, samples)) if scored else "",
-        "differences.csv": tables.to_csv(tables.noise_table(arms, samples)) if scored else "",
+        "differences.csv": tables.to_csv(tables.noise_table(statistics.trained(arms), samples)) if scored else "",
         "gains.csv": tables.to_csv(tables.gain_table(arms, samples)) if scored else "",
         "measures.csv": tables.rows_to_csv(tables.measure_rows(arms)),
         "spectra.csv": tables.rows_to_csv(tables.spectrum_rows(arms)),
@@ -93,7 +93,7 @@ def render(result: StudyResult) -> str:
         legends=legends(result.arms, palette),
         themes={"light": palette.variables(dark=False), "dark": palette.variables(dark=True)},
         several=len(statistics.seeds(result.arms)) > 1,
-        labels=arm_rows(result.arms),
+        labels=arm_rows(statistics.trained(result.arms)),
         made=made(result.made_from),
     )
 
@@ -116,11 +116,13 @@ def summary(arms: Sequence[ArmResult]) -> list[str]:
     def count(number: int, one: str) -> str:
         return f"{number} {one}" + ("" if number == 1 else "s")
 
+    noise, given = statistics.trained(arms), statistics.given(arms)
     heads = statistics.methods(arms)
     head_seeds = {score.head_seed for arm in arms for score in arm.heads}
     return [
-        count(len(statistics.ratios(arms)), "noise ratio"),
-        count(len(statistics.seeds(arms)), "pre-training seed"),
+        *([count(len(statistics.ratios(noise)), "noise ratio")] if noise else []),
+        *([count(len(statistics.seeds(noise)), "pre-training seed")] if noise else []),
+        *([count(len(given), "given encoder")] if given else []),
         *([count(len(heads), "head"), count(len(head_seeds), "head seed")] if heads else []),
     ]
 
@@ -139,17 +141,19 @@ def legends(arms: Sequence[ArmResult], palette: Palette) -> Mapping[str, list[tu
     return {
         "heads": heads,
         "tuned": heads[1:],
-        "ratios": [(palette.css(c), "", ratio_label(r)) for r, c in palette.ratio.items()],
+        "ratios": [(palette.css(colour), "", ratio_label(ratio)) for ratio, colour in palette.ratio.items()],
+        "encoders": [(palette.css(colour), "", name) for name, colour in palette.encoder.items()],
     }
 
 
 def sections(result: StudyResult, palette: Palette) -> list[Section]:
     """The parts of the page for which the study has data, in order."""
-    arms, samples = result.arms, samples_of(result)
+    arms, given, samples = statistics.trained(result.arms), statistics.given(result.arms), samples_of(result)
     found = [
         *(_scores(arms, samples, palette) if statistics.methods(arms) else ()),
         *(_features(arms, palette) if tables.measured(arms) else ()),
         *(_training(arms, palette) if any(arm.curves for arm in arms) else ()),
+        *(_given(given, samples, palette) if given else ()),
     ]
     return [section for section in found if section.figures or section.tables]
 
@@ -281,6 +285,38 @@ def _training(arms: Sequence[ArmResult], palette: Palette) -> list[Section]:
     ]
 
 
+def _given(arms: Sequence[ArmResult], samples: Mapping[str, int], palette: Palette) -> list[Section]:
+    places = tables.measured(arms)
+    gains = tables.gain_table(arms, samples)
+    by_split = [split for split, transform in places if transform == places[0][1]]
+    return [
+        Section(
+            "encoders",
+            "Given encoders",
+            "Encoders or features that were not pre-trained here: each stands for itself.",
+            [shown for split in statistics.splits(arms) for shown in _shown(plots.encoders(arms, split, palette))],
+            [
+                *(
+                    [Shown(tables.paper_table(arms, samples), "Accuracy in percent.")]
+                    if statistics.methods(arms)
+                    else ()
+                ),
+                *([Shown(gains, "Gain in percentage points on the same features.")] if gains.columns else ()),
+            ],
+            "heads",
+            "Large marks are means over head seeds, small ones single head seeds. Axes do not begin at zero.",
+        ),
+        Section(
+            "given-spectra",
+            "Feature space of the given encoders",
+            "Singular values of the features over each whole split, as shares of their sum, on log axes.",
+            [shown for split in by_split for shown in _shown(plots.spectrum(arms, split, places[0][1], palette))],
+            [Shown(tables.measure_table(arms), "SVE and LSVR in nats.")] if places else [],
+            "encoders",
+        ),
+    ]
+
+
 @dataclass(frozen=True)
 class Made:
     """Origin, laid out for the page: `settings` as YAML text by part, stages summed by kind and one by one."""
@@ -297,12 +333,12 @@ def made(origin: Mapping[str, Any]) -> Made:
     """`StudyResult.made_from` for the template.
 
     Keys read, all optional: settings {part: data}, versions {package: text}, machine {what: text}, stages [{name,
-    kind, digest, seconds}], sources [{split, source, licence}].
+    kind, digest, seconds or None where given}], sources [{split, source, licence}].
     """
     stages = origin.get("stages", [])
     kinds: dict[str, list[float]] = {}
     for stage in stages:
-        kinds.setdefault(stage["kind"], []).append(stage["seconds"])
+        kinds.setdefault(stage["kind"], []).append(stage["seconds"] or 0.0)
     return Made(
         settings=[(part, _plain(data)) for part, data in origin.get("settings", {}).items()],
         versions=[(name, str(text)) for name, text in origin.get("versions", {}).items()],
@@ -321,7 +357,9 @@ def _inline(data: Any) -> str:
     return ", ".join(map(str, data)) if isinstance(data, list | tuple) else str(data)
 
 
-def _seconds(value: float) -> str:
+def _seconds(value: float | None) -> str:
+    if not value:
+        return "–"
     if value < 120:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -18,6 +18,7 @@ LEVEL = 0.95
 CLEAN = "0"
 IN_DOMAIN = "test"
 OUT_OF_DOMAIN = "ood"
+NOISE_KINDS = ("symmetric", "asymmetric", "transition", "caption_swap", "file")
 HEAD_ORDER = ("linear_probe", "mlp", "nmtune")
 
 
@@ -112,6 +113,16 @@ def method_of(score: HeadScore) -> str:
     preset = score.settings.get("preset")
     plain = not preset or (preset == "paper" and score.head != "nmtune")
     return score.head if plain else f"{score.head}:{preset}"
+
+
+def trained(arms: Sequence[ArmResult]) -> list[ArmResult]:
+    """The encoders that a study pre-trained under noise; for a given encoder `kind` is its name instead."""
+    return [arm for arm in arms if arm.kind in NOISE_KINDS]
+
+
+def given(arms: Sequence[ArmResult]) -> list[ArmResult]:
+    """The encoders (or features) that a study was given: they share no seed with anything and are never averaged."""
+    return [arm for arm in arms if arm.kind not in NOISE_KINDS]
 
 
 def ratios(arms: Sequence[ArmResult]) -> list[str]:

@@ -6,6 +6,7 @@ colour as fallback, so that the page switches figures to its dark theme without 
 
 import html
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -40,18 +41,18 @@ def _mix(anchors: Sequence[str], place: float) -> str:
 class Palette:
     """The light colours to draw with, and the CSS variables they turn into.
 
-    `head[method]` is qualitative, `ratio[text]` sequential by rank; both cover all that the study holds, so that one
-    thing has one colour in every figure.
+    `head[method]` and `encoder[name]` are qualitative, `ratio[text]` sequential by rank; each covers all that the
+    study holds, so that one thing has one colour in every figure.
     """
 
-    def __init__(self, methods: Sequence[str], ratios: Sequence[str]) -> None:
+    def __init__(self, methods: Sequence[str], ratios: Sequence[str], encoders: Sequence[str] = ()) -> None:
         self._themes = dict(FRAME)
-        self.head: dict[str, str] = {}
         self.ratio: dict[str, str] = {}
-        for i, method in enumerate(methods):
-            light, dark = HEAD_COLOURS[i % len(HEAD_COLOURS)]
-            self.head[method] = light
-            self._themes[light] = (f"head-{i % len(HEAD_COLOURS)}", dark)
+        light_colours = [light for light, _ in HEAD_COLOURS]
+        self.head = dict(zip(methods, itertools.cycle(light_colours), strict=False))
+        self.encoder = dict(zip(encoders, itertools.cycle(light_colours), strict=False))
+        for i, (light, dark) in enumerate(HEAD_COLOURS):
+            self._themes[light] = (f"head-{i}", dark)
         for i, ratio in enumerate(ratios):
             place = i / max(len(ratios) - 1, 1)
             light = _mix(RAMP_LIGHT, place)

@@ -52,21 +52,32 @@ class Table:
         return [", ".join(part for part in pair if part) for pair in zip(spans, self.columns, strict=True)]
 
 
+def rows_of(arms: Sequence[ArmResult]) -> list[tuple[str, str, list[ArmResult]]]:
+    """Label, ratio and arms of each row: a noise ratio, or one of a study's given encoders."""
+    noise, given = statistics.trained(arms), statistics.given(arms)
+    rows = [(ratio_label(ratio), ratio, noise) for ratio in statistics.ratios(noise)]
+    return rows + [(arm.kind, arm.ratio, [arm]) for arm in given]
+
+
+def _corner(arms: Sequence[ArmResult]) -> str:
+    return "Noise" if statistics.trained(arms) else "Encoder"
+
+
 def paper_table(arms: Sequence[ArmResult], samples: Samples, metric: str = "accuracy") -> Table:
-    """Rows: noise ratio. Columns: head x {in domain, out of domain}. Percent, mean and interval over seeds."""
+    """Rows: noise ratio (or given encoder). Columns: head x {in domain, out of domain}. Percent, mean and interval."""
     heads, splits = statistics.methods(arms), statistics.splits(arms)
     rows = [
         (
-            ratio_label(ratio),
+            label,
             [
-                statistics.score(arms, ratio, head, split, metric, samples.get(split))
+                statistics.score(some, ratio, head, split, metric, samples.get(split))
                 for split in splits
                 for head in heads
             ],
         )
-        for ratio in statistics.ratios(arms)
+        for label, ratio, some in rows_of(arms)
     ]
-    return _by_split("Noise", splits, [head_label(head) for head in heads], rows)
+    return _by_split(_corner(arms), splits, [head_label(head) for head in heads], rows)
 
 
 def noise_table(arms: Sequence[ArmResult], samples: Samples) -> Table:
@@ -94,39 +105,39 @@ def gain_table(arms: Sequence[ArmResult], samples: Samples) -> Table:
     places = [(split, base) for split in statistics.splits(arms) for base in bases]
     rows = [
         (
-            ratio_label(ratio),
+            label,
             [
-                statistics.head_difference(arms, ratio, head, base, split, samples=samples.get(split))
+                statistics.head_difference(some, ratio, head, base, split, samples=samples.get(split))
                 for split, base in places
                 for head in tuned
             ],
         )
-        for ratio in statistics.ratios(arms)
+        for label, ratio, some in rows_of(arms)
     ]
     groups = [(f"{split_label(split)}, over {in_sentence(base)}", len(tuned)) for split, base in places if tuned]
     columns = [head_label(head) for _ in places for head in tuned]
-    return Table("Noise", groups, columns, rows, judged=True)
+    return Table(_corner(arms), groups, columns, rows, judged=True)
 
 
 def measure_table(arms: Sequence[ArmResult]) -> Table:
-    """SVE and LSVR (natural log) of every split and transform at every ratio."""
+    """SVE and LSVR (natural log) of every split and transform, for each ratio or given encoder."""
     places = measured(arms)
     rows = [
         (
-            ratio_label(ratio),
+            label,
             [
-                statistics.measure(arms, ratio, split, transform, name)
+                statistics.measure(some, ratio, split, transform, name)
                 for split, transform in places
                 for name in MEASURES
             ],
         )
-        for ratio in statistics.ratios(arms)
+        for label, ratio, some in rows_of(arms)
     ]
     several = len({transform for _, transform in places}) > 1
     groups = [
         (f"{split_label(split)} ({transform})" if several else split_label(split), 2) for split, transform in places
     ]
-    return Table("Noise", groups, list(MEASURES.values()) * len(places), rows, scale=1, digits=3)
+    return Table(_corner(arms), groups, list(MEASURES.values()) * len(places), rows, scale=1, digits=3)
 
 
 def measured(arms: Sequence[ArmResult]) -> list[tuple[str, str]]:

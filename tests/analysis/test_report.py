@@ -173,8 +173,26 @@ def test_headline_of_one_seed_names_the_other_yardstick_and_says_why():
 def test_headline_of_what_there_is():
     study = sample_study(ratios=("0.1",), seeds=(0,))
     assert plain(report.headline(study))[0] == (
-        "In domain: Linear probe 77.8 %, MLP 79.8 %, NMTune (paper) 82.8 %, NMTune (official) 82.9 %."
+        "At the last epoch the 10 % encoder predicts the wrong label it was given for 3.1 % of its flipped samples and "
+        "the true one for 54.2 %."
+    )
+    assert plain(report.headline(study))[1] == (
+        "10 % encoder, in domain: Linear probe 77.8 %, MLP 79.8 %, NMTune (paper) 82.8 %, NMTune (official) 82.9 %."
     )
     bare = dataclasses.replace(study, arms=[dataclasses.replace(arm, heads=(), spectra=()) for arm in study.arms])
     assert "true one for 54.2 %" in plain(report.headline(bare))[0]
     assert report.headline(dataclasses.replace(study, arms=[])) == []
+
+
+def test_given_encoders_stand_beside_the_study_and_enter_no_mean(study):
+    given = [dataclasses.replace(study.arms[0], kind=name, seed=0, curves=()) for name in ("resnet18", "vit_s16")]
+    ids = Page(report.render(dataclasses.replace(study, arms=given))).ids
+    assert {"encoders", "given-spectra", "encoders-test", "spectrum-ood-raw-given"} <= set(ids)
+    assert not {"accuracy", "noise", "training"} & set(ids)
+    lines = plain(report.headline(dataclasses.replace(study, arms=given)))
+    assert lines[0].startswith("resnet18, in domain: Linear probe 78.7 %") and len(lines) == 4
+
+    both = dataclasses.replace(study, arms=[*study.arms, *given])
+    assert plain(report.headline(both))[:4] == plain(report.headline(study))[:4]
+    read = Page(report.render(both))
+    assert {"accuracy", "encoders"} <= set(read.ids) and len(read.ids) == len(set(read.ids))
