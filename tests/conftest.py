@@ -26,3 +26,13 @@ def pytest_sessionfinish() -> None:
     """Nothing of Ray outlives the run."""
     if "nml_ray.session" in sys.modules:
         sys.modules["nml_ray.session"].stop()
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray of two CPUs for the whole run; what the tests start in it ends with it."""
+    from nml_ray import session
+
+    session.start(2)
+    yield
+    session.stop()

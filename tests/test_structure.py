@@ -18,12 +18,24 @@ ROOMS = (  # each may import those of earlier lines, and its own
     ("tasks",),
     ("pretrain", "features", "heads"),
     ("sweep", "analysis"),
+    ("reaper",),
     ("session",),
     ("study", "cluster"),
     ("cli",),
 )
 LIGHT = (  # beginnings of module paths
-    *("config", "storage", "cli", "session", "__init__", "data/draw", "data/order", "data/noise", "data/index"),
+    *(
+        "config",
+        "storage",
+        "cli",
+        "session",
+        "reaper",
+        "__init__",
+        "data/draw",
+        "data/order",
+        "data/noise",
+        "data/index",
+    ),
     *("study/stage", "study/graph", "study/plan", "study/job"),
 )
 HEAVY = {"ray", "torch", "torchvision", "timm", "matplotlib", "pandas", "scipy", "sklearn"}
