@@ -14,7 +14,7 @@ settings.register_profile("same-everywhere", deadline=None, derandomize=True, da
 settings.load_profile("same-everywhere")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_ray() -> None:
     """Ray with 2 CPUs, started by the first test that asks and shared by all later ones of the run."""
     from nml_ray import session
@@ -26,13 +26,3 @@ def pytest_sessionfinish() -> None:
     """Nothing of Ray outlives the run."""
     if "nml_ray.session" in sys.modules:
         sys.modules["nml_ray.session"].stop()
-
-
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One Ray of two CPUs for the whole run; what the tests start in it ends with it."""
-    from nml_ray import session
-
-    session.start(2)
-    yield
-    session.stop()
