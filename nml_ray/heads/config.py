@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from nml_ray.config.errors import nearest_name
 from nml_ray.config.settings import Count, Seed, Settings
+from nml_ray.config.validate import Misplaced
 
 HeadName = Literal["linear_probe", "mlp", "nmtune"]
 Preset = Literal["paper", "official"]
@@ -178,8 +179,8 @@ class HeadEntry(Settings):
             return data
         twice = sorted(set(fixed) & set(search))
         if twice:
-            raise ValueError(f"{twice[0]} stands in both `fixed` and `search`")
-        fixed = {name: _value(head, name, value) for name, value in fixed.items()}
+            raise Misplaced(f"{twice[0]} stands in both `fixed` and `search`", "search", twice[0])
+        fixed = {name: _value(head, name, value, ("fixed", name)) for name, value in fixed.items()}
         search = {name: _values(head, name, values) for name, values in search.items()}
         return {**data, "fixed": fixed, "search": search}
 
@@ -211,21 +212,22 @@ class HeadsSettings(Settings):
         return list(dict.fromkeys(setting for entry in self.sweep for setting in entry.expand()))
 
 
-def _value(head: str, name: str, value: Any) -> Any:
+def _value(head: str, name: str, value: Any, path: tuple[str | int, ...]) -> Any:
     fields = [field for field in KINDS[head].model_fields if field not in ("head", "preset")]
     if name not in fields:
         hint = nearest_name(name, fields)
-        raise ValueError(
+        raise Misplaced(
             f"{head} has no field '{name}'; expected one of {', '.join(fields)}"
-            + (f"; did you mean '{hint}'?" if hint else "")
+            + (f"; did you mean '{hint}'?" if hint else ""),
+            *path,
         )
     try:
         return getattr(head_setting(head, **{name: value}), name)
     except ValidationError as error:
-        raise ValueError(f"{name}: {error.errors()[0]['msg']}, found {value!r}") from None
+        raise Misplaced(f"{name} = {value}: {error.errors()[0]['msg']}", *path) from None
 
 
 def _values(head: str, name: str, values: Any) -> list[Any]:
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise ValueError(f"{name}: expected a list of values to try, found {values!r}")
-    return list(dict.fromkeys(_value(head, name, value) for value in values))
+        raise Misplaced(f"{name} = {values}; expected a list of values to try", "search", name)
+    return list(dict.fromkeys(_value(head, name, value, ("search", name, at)) for at, value in enumerate(values)))

@@ -3,6 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from nml_ray.config.document import parse
+from nml_ray.config.errors import UserError
+from nml_ray.config.validate import validate
 from nml_ray.heads.config import HeadEntry, HeadsSettings, NMTune, head_setting, parse_setting
 
 
@@ -63,7 +66,7 @@ def test_a_setting_named_by_two_entries_is_fitted_once() -> None:
         ({"head": "mlp", "search": {"learning_rat": [1]}}, "did you mean 'learning_rate'"),
         ({"head": "mlp", "search": {"learning_rate": 0.1}}, "expected a list of values"),
         ({"head": "mlp", "search": {"learning_rate": []}}, "expected a list of values"),
-        ({"head": "mlp", "search": {"learning_rate": [-1]}}, "greater than 0, found -1"),
+        ({"head": "mlp", "search": {"learning_rate": [-1]}}, "learning_rate = -1: Input should be greater than 0"),
         ({"head": "mlp", "fixed": {"epochs": 0}}, "greater than or equal to 1"),
         ({"head": "mlp", "fixed": {"head": "nmtune"}}, "has no field 'head'"),
         ({"head": "mlp", "fixed": {"epochs": 2}, "search": {"epochs": [2]}}, "both"),
@@ -73,3 +76,9 @@ def test_a_setting_named_by_two_entries_is_fitted_once() -> None:
 def test_mistakes_are_named(entry: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         HeadEntry.model_validate(entry)
+
+
+def test_a_mistake_in_a_job_file_is_told_with_its_line() -> None:
+    sweep = "sweep:\n  - head: mlp\n    search:\n      learning_rate:\n        - 0.1\n        - -2\n"
+    with pytest.raises(UserError, match=r"job.yaml:6: learning_rate = -2: Input should be greater than 0"):
+        validate(HeadsSettings, parse(sweep, "job.yaml"))
