@@ -21,7 +21,7 @@ Labels = NDArray[np.int64]
 _CHUNK = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FittedHead:
     """A head in evaluation mode, with all it needs to be applied to raw features.
 

@@ -62,7 +62,7 @@ class _Linear(nn.Linear):
 
 
 def _mlp(setting: MlpOptions, dim: int) -> nn.Sequential:
-    width = round(setting.ratio * dim)
+    width = max(1, round(setting.ratio * dim))
     layers: list[nn.Module] = []
     for number in range(setting.layers):
         layers.append(_Linear(width if number else dim, width))
