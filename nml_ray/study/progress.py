@@ -17,7 +17,7 @@ from nml_ray.storage.artifact import read_progress
 
 _LOOK = 0.5  # seconds between two looks
 _QUIET = 2.0  # a batch that ends sooner shows no line of progress
-_LINE = 5.0  # seconds between two plain lines
+_LINE = 5.0  # seconds between two plain lines at first; later a twelfth of the time that the batch has taken
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class PlainDisplay:
         while not ended.wait(self.look):
             now, progress = time.monotonic(), total_of(attempts)
             words = rate.words(now, progress) if progress else "starting"
-            if now - spoken >= _LINE and words != said:
+            if now - spoken >= max(_LINE, (now - begun) / 12) and words != said:
                 self.say(f"{title}: {words}")
                 spoken, said = now, words
 
