@@ -120,8 +120,8 @@ def _repair_lines(result: StudyResult) -> list[str]:
             lines.append(
                 f"{split_label(split)}, {in_sentence(tuned)} in place of the {in_sentence(probe)} moves the "
                 f"{ratio_label(worst)} encoder from {percent(before.mean)} to {percent(reached.mean)} "
-                f"({in_sentence(probe)} on the clean encoder: {percent(clean.mean)}). The gain of {points(gain)} "
-                f"points {judged(gain, count)}."
+                f"({in_sentence(probe)} on the clean encoder: {percent(clean.mean)}). That is a change of "
+                f"{points(gain)} points that {judged(gain, count)}."
                 f"{_beyond_lift(arms, worst, tuned, probe, split, count)}"
             )
     return lines
@@ -134,8 +134,8 @@ def _beyond_lift(arms: Sequence[ArmResult], worst: str, tuned: str, probe: str, 
     if not lift or not repaired:
         return ""
     return (
-        f" The clean encoder gains {points(lift)} from it as well; the difference, {points(repaired)} points (above "
-        f"zero: repair of the noise itself), {judged(repaired, count)}."
+        f" On the clean encoder it is {points(lift)}; the difference, {points(repaired)} points (above zero: repair of "
+        f"the noise itself), {judged(repaired)}."
     )
 
 

@@ -241,7 +241,12 @@ def _features(arms: Sequence[ArmResult], palette: Palette) -> list[Section]:
                 *_shown(plots.measure(arms, inside, transform, "sve", palette), sve),
                 *_shown(plots.measure(arms, outside, transform, "lsvr", palette), lsvr),
             ],
-            [Shown(tables.measure_table(arms), "SVE and LSVR in nats, for every split and transform measured.")],
+            [
+                Shown(
+                    tables.measure_table(arms),
+                    "SVE and LSVR in nats, by transform of the features; other splits are in measures.csv.",
+                )
+            ],
         ),
         Section(
             "spectra",
@@ -349,8 +354,20 @@ def made(origin: Mapping[str, Any]) -> Made:
     )
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML in block style, short lists on one line."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
+    short = not any(isinstance(item, dict | list) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=short)
+
+
+_Dumper.add_representer(list, _represent_list)
+
+
 def _plain(data: Any) -> str:
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100).strip()
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100).strip()
 
 
 def _inline(data: Any) -> str:

@@ -76,7 +76,7 @@ class Palette:
 def panel(width: float = 4.5, height: float = 3.0) -> tuple[Figure, Axes]:
     """An empty figure in the house style; inches at 72 points. No pyplot, no global settings."""
     figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(left=0.115, right=0.985, bottom=0.165, top=0.885)
+    figure.subplots_adjust(left=0.115, right=0.985, bottom=0.165, top=0.915)
     axes = figure.add_subplot()
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
@@ -110,7 +110,7 @@ def to_svg(figure: Figure, name: str, title: str, palette: Palette) -> str:
         text = re.sub(pattern, "", text, flags=re.DOTALL)
     used = set(re.findall(r"#([\w.-]+)[\")]", text))
     text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
-    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
+    text = re.sub(r' (?:d|x|y|width|height|points|transform)="[^"]*"', _shortened, text)
     text = re.sub(r" font-family: [^;]*;", "", text)
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
     text = re.sub(r"\s*\n\s*", "\n", text)
@@ -121,3 +121,8 @@ def to_svg(figure: Figure, name: str, title: str, palette: Palette) -> str:
         f'stroke-linejoin="round" role="img" aria-label="{html.escape(title)}">'
     )
     return palette.themed(root + body.strip())
+
+
+def _shortened(attribute: re.Match[str]) -> str:
+    """Coordinates cut to a hundredth of a point; never the text of labels."""
+    return re.sub(r"(\d+\.\d\d)\d+", r"\1", attribute[0])

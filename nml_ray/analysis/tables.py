@@ -11,7 +11,7 @@ from nml_ray.analysis import statistics
 from nml_ray.analysis.results import ArmResult
 from nml_ray.analysis.spectrum import shares
 from nml_ray.analysis.statistics import CLEAN, Estimate, Verdict
-from nml_ray.analysis.wording import head_label, in_sentence, ratio_label, split_label, with_interval
+from nml_ray.analysis.wording import SPLITS, head_label, in_sentence, ratio_label, split_label, with_interval
 
 Samples = Mapping[str, int]
 MEASURES = {"sve": "SVE", "lsvr": "LSVR"}
@@ -120,8 +120,11 @@ def gain_table(arms: Sequence[ArmResult], samples: Samples) -> Table:
 
 
 def measure_table(arms: Sequence[ArmResult]) -> Table:
-    """SVE and LSVR (natural log) of every split and transform, for each ratio or given encoder."""
-    places = measured(arms)
+    """SVE and LSVR (natural log) of each split and transform, for each ratio or given encoder.
+
+    Of the splits only the two test splits, where there are any.
+    """
+    places = [place for place in measured(arms) if place[0] in SPLITS] or measured(arms)
     rows = [
         (
             label,

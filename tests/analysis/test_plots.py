@@ -71,6 +71,13 @@ def test_light_and_dark_have_the_same_variables_and_tell_entries_apart():
     assert len(HEAD_COLOURS) == len(plots.MARKERS)
 
 
+def test_tick_labels_keep_the_digits_that_tell_them_apart():
+    arms = sample_arms(ratios=("0.2", "0.3"), seeds=(0,))  # SVE 4.844 and 4.857
+    plot = plots.measure(arms, "test", "raw", "sve", plots.palette_of(arms))
+    ticks = re.findall(r">(4\.\d+)</text>", plot.svg)
+    assert len(ticks) > 3 and len(set(ticks)) == len(ticks)
+
+
 def test_points_show_each_seed_and_the_mean():
     several, one = plots.accuracy(ARMS, "ood", plots.palette_of(ARMS)), draw_all(ONE_SEED)[0]
     marks = [len(re.findall("<use", plot.svg)) for plot in (several, one)]

@@ -158,7 +158,7 @@ def test_headline_claims_no_more_than_two_seeds_allow(study):
         "Out of domain, 30 % wrong labels in pre-training moved the linear probe from 53.5 % to 50.0 %: "
         "−3.5 ± 14.0 points, a change that cannot be told from zero with 2 pre-training seeds."
     )
-    assert "The gain of +5.2 ± 5.1 points stands out from the spread of 2 pre-training seeds." in lines[3]
+    assert "That is a change of +5.2 ± 5.1 points that stands out from the spread of 2 pre-training seeds." in lines[3]
     assert "the difference, 0.0 ± 12.1 points (above zero: repair of the noise itself), cannot be told" in lines[3]
     assert lines[-1].startswith("Intervals are 95 % t intervals of the mean over 2 pre-training seeds")
 

@@ -136,10 +136,12 @@ def with_ancestors(artifacts: Sequence[Artifact], store: Store) -> list[Artifact
                 known[kind, digest] = found
                 todo.append(found)
     order = ["shards", "ledger", "encoder", "pretrain", "extract", "spectrum", "heads"]
-    return sorted(
-        known.values(),
-        key=lambda one: (order.index(one.kind) if one.kind in order else -1, one.record.get("stage", ""), one.digest),
-    )
+
+    def place(artifact: Artifact) -> tuple[int, list[str], str]:
+        kind = order.index(artifact.kind) if artifact.kind in order else -1
+        return kind, artifact.record.get("stage", "").split("/"), artifact.digest
+
+    return sorted(known.values(), key=place)
 
 
 def merged(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
