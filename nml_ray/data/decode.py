@@ -1,7 +1,6 @@
 """Bytes of an image member to pixels."""
 
 import io
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,13 @@ def open_image(data: bytes, channels: int) -> Image.Image:
     CMYK, palette and alpha images are converted; 16-bit grey is scaled to 8 bits (PIL's own conversion would clip it).
 
     Raises:
-        UndecodableImage: truncated, corrupt, oversized or unknown data.
+        UndecodableImage: truncated, corrupt or unknown data, or more than twice PIL's limit of 89 million pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(data))
-            opened.load()
-            image: Image.Image = ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        opened = Image.open(io.BytesIO(data))
+        opened.load()
+        image: Image.Image = ImageOps.exif_transpose(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UndecodableImage(str(error)) from error
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))

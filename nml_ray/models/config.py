@@ -1,8 +1,6 @@
 """Settings that name an encoder."""
 
-from typing import Annotated
-
-from pydantic import Field
+from typing import Literal
 
 from nml_ray.config.settings import Count, Settings
 
@@ -14,7 +12,7 @@ class EncoderSettings(Settings):
     """`small_resnet`, `torchvision:NAME` or `timm:NAME`."""
     width: Count = 24
     """Channels of the first stage of `small_resnet`; its features have 8 times as many. Other encoders ignore it."""
-    channels: Annotated[int, Field(ge=1, le=3)] = 3
+    channels: Literal[1, 3] = 3
     """Channels of the input image: 1 (grey) or 3 (RGB)."""
     size: Count = 224
     """Side of the square input, in pixels."""

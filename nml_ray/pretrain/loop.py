@@ -14,13 +14,14 @@ from nml_ray.data.dataset import Dataset
 from nml_ray.data.labels import given_labels
 from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
+from nml_ray.models.preprocess import InputSpec, normalised
 from nml_ray.pretrain import checkpoint
 from nml_ray.pretrain.arm import Arm, ArmFailed
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
 from nml_ray.pretrain.export import export
 from nml_ray.pretrain.feeding import FeedingLog
-from nml_ray.pretrain.objective import normalise, seeded_objective
+from nml_ray.pretrain.objective import seeded_objective
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
@@ -178,10 +179,9 @@ class _Run:
         return ArmOutcome(running.arm.name, facts, running.error)
 
 
-def _tensors(microbatch: Microbatch, spec: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    images = torch.from_numpy(microbatch.images).permute(0, 3, 1, 2)
+def _tensors(microbatch: Microbatch, spec: InputSpec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return (
-        normalise(images, spec.mean, spec.std),
+        normalised(microbatch.images, spec),
         torch.from_numpy(microbatch.numbers),
         torch.from_numpy(microbatch.weights),
     )

@@ -1,7 +1,5 @@
 """What a model is trained to do: images and labels in, one loss a sample out."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -31,11 +29,3 @@ def seeded_objective(settings: EncoderSettings, classes: int, label_smoothing: f
     """The model of a pre-training seed: the same initial weights for every arm, torch's global generator untouched."""
     model = Supervised(settings, classes, label_smoothing, seed)
     return model.to(memory_format=torch.channels_last) if settings.channels_last else model
-
-
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [N, C, H, W] -> float32, with mean and deviation on the 0..1 scale; keeps the memory format."""
-    shape = (1, -1, 1, 1)
-    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape) * 255
-    spread = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape) * 255
-    return (images.float() - centre) / spread

@@ -1,0 +1,116 @@
+"""SIGKILL of the driver in the middle of each stage, then running again, ends in the same report numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nml_ray.storage.artifact import read_progress
+from tests.small_icons import small_icons
+
+JOB = Path(__file__).parents[1] / "jobs/demo.yaml"
+SETTINGS = (
+    "threads=1",
+    "pretrain.encoder.width=4",
+    "pretrain.epochs=3",
+    "pretrain.batch=128",
+    "noise.ratios=[0,0.3]",
+    "heads.seeds=[0]",
+    "run.cpus=2",
+    "run.checkpoint_steps=2",
+)
+NUMBERS = ("scores.csv", "spectra.csv", "curves.csv", "measures.csv", "paper_table.csv")
+
+pytestmark = [pytest.mark.kill, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> list[str]:
+    settings = [small_icons(tmp_path_factory.mktemp("icons")), *SETTINGS]
+    options = [word for setting in settings for word in ("--set", setting)]
+    return [sys.executable, "-m", "nml_ray", "run", str(JOB), *options]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command, tmp_path_factory) -> dict[str, str]:
+    storage = tmp_path_factory.mktemp("undisturbed")
+    finish([*command, "--inline"], storage)
+    return numbers(storage)
+
+
+def finish(command: list[str], storage: Path) -> None:
+    done = subprocess.run([*command, "--storage", str(storage)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def numbers(storage: Path) -> dict[str, str]:
+    return {name: (storage / "studies/demo" / name).read_text() for name in NUMBERS}
+
+
+def in_the_middle(storage: Path, kind: str) -> bool:
+    """An unfinished attempt of this kind has done a part of its work, or has begun where it does not say."""
+    for attempt in (storage / kind).glob("*/attempt-*"):
+        if (attempt.parent / "record.json").exists():
+            continue
+        said = read_progress(attempt)
+        if kind in ("ledger", "spectrum", "report") or (said and 0 < said.done < said.total):
+            return True
+    return False
+
+
+def kill_in(command: list[str], storage: Path, kind: str) -> list[psutil.Process] | None:
+    """Start the command and kill its process inside a stage; what it leaves behind, or None where the stage was over
+    before it was seen."""
+    process = subprocess.Popen(
+        [*command, "--storage", str(storage)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None:
+        if in_the_middle(storage, kind):
+            left = psutil.Process(process.pid).children(recursive=True)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return left
+        time.sleep(0.002)
+    assert process.returncode == 0
+    return None
+
+
+def test_killed_in_every_stage_without_ray(command, undisturbed, tmp_path):
+    killed = [
+        kind
+        for kind in ("ledger", "pretrain", "extract", "spectrum", "heads", "report")
+        if kill_in([*command, "--inline"], tmp_path, kind) is not None
+    ]
+    assert {"pretrain", "heads", "report"} <= set(killed)
+    finish([*command, "--inline"], tmp_path)
+    assert numbers(tmp_path) == undisturbed
+
+
+def test_killed_in_every_ray_stage(command, undisturbed, tmp_path):
+    left = [process for kind in ("pretrain", "extract", "heads") for process in kill_in(command, tmp_path, kind) or ()]
+    finish(command, tmp_path)
+    assert numbers(tmp_path) == undisturbed
+    _, alive = psutil.wait_procs(left, timeout=90)
+    assert not alive, "Ray's processes outlive a killed driver"
+
+
+def test_killed_while_sharding(tmp_path):
+    command = [sys.executable, "-m", "nml_ray", "run", str(JOB), "--inline", "--until", "shards"]
+    finish(command, tmp_path / "undisturbed")
+    assert kill_in(command, tmp_path / "killed", "shards") is not None
+    finish(command, tmp_path / "killed")
+    digests = [
+        {
+            path.parent.name: json.loads(path.read_bytes())["digest"]
+            for path in (tmp_path / name / "shards").glob("*/attempt-*/*/dataset.json")
+        }
+        for name in ("undisturbed", "killed")
+    ]
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 5
