@@ -2,6 +2,7 @@
 
 import atexit
 import importlib.util
+import io
 import logging
 import os
 import secrets
@@ -12,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 import nml_ray
 from nml_ray.config.errors import UserError
@@ -36,6 +38,7 @@ SETTINGS: Mapping[str, str] = {
 
 _directory: Path | None = None
 _reaper: subprocess.Popen[bytes] | None = None
+_errors: tuple[int, TextIO] | None = None  # a copy of descriptor 2 and the sys.stderr of before
 _lock = threading.RLock()
 
 
@@ -62,6 +65,7 @@ def start(cpus: int | None = None) -> None:
         _reaper = _start_reaper(_directory)
         atexit.register(stop)
         os.environ[MARK] = str(_directory)
+        _divert_errors(_directory / "driver.err")
         try:
             ray.init(
                 address="local",
@@ -93,10 +97,34 @@ def stop() -> None:
         import ray
 
         ray.shutdown()
+        _restore_errors()
         assert _reaper is not None
         _reaper.communicate()
         _directory = _reaper = None
         atexit.unregister(stop)
+
+
+def _divert_errors(path: Path) -> None:
+    """Send what Ray's C++ code writes to descriptor 2 into a file; Python's `sys.stderr` goes on as before."""
+    global _errors
+    if _errors is not None:
+        return
+    sys.stderr.flush()
+    _errors = (os.dup(2), sys.stderr)
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr.fileno() == 2:
+        sys.stderr = open(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
+
+
+def _restore_errors() -> None:
+    global _errors
+    if _errors is None:
+        return
+    descriptor, sys.stderr = _errors
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    _errors = None
 
 
 def save_logs(target: Path) -> Path | None:
@@ -108,6 +136,7 @@ def save_logs(target: Path) -> Path | None:
         return None
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(logs, target, ignore_dangling_symlinks=True)
+    shutil.copyfile(_directory / "driver.err", target / "driver.err")
     return target
 
 

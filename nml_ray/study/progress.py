@@ -4,6 +4,7 @@ Both are driven by the `progress.json` that running attempts write, looked at fr
 in which process, or on which machine, the work is done.
 """
 
+import os
 import sys
 import threading
 import time
@@ -155,5 +156,14 @@ class TerminalDisplay(PlainDisplay):
 
 def display(stream: TextIO | None = None) -> PlainDisplay:
     """The display that suits a stream (standard error by default)."""
-    stream = stream or sys.stderr
+    stream = stream or _with_own_descriptor(sys.stderr)
     return TerminalDisplay(stream) if stream.isatty() else PlainDisplay(stream)
+
+
+def _with_own_descriptor(stream: TextIO) -> TextIO:
+    """A stream to the same place; descriptor 2 itself goes to a file while Ray runs (see session.py)."""
+    try:
+        descriptor = os.dup(stream.fileno())
+    except OSError:  # not a file, such as what a test captures with
+        return stream
+    return open(descriptor, "w", buffering=1, encoding=stream.encoding, errors="backslashreplace")
