@@ -120,7 +120,7 @@ def test_ray_makes_the_weights_of_inline(runs, icons, tmp_path, name):
     settings = (icons, *SMALL, *ONE_SEED, "pretrain.seeds=[0]", "noise.ratios=[0,0.3]", "run.cpus=2")
     alone = run(runs, name, *settings)
     done = execute(open_job(str(JOBS / f"{name}.yaml"), settings, str(tmp_path)), display())
-    assert not done.outcome.failures
+    assert done.outcome.failures == {}
     made = {stage: artifact.path for stage, artifact in done.outcome.artifacts.items()}
     assert set(made) == set(alone)
     encoders = [stage for stage in made if stage.startswith("pretrain/")]
