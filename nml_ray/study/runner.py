@@ -1,10 +1,12 @@
 """Makes what a plan lacks: batch by batch, under leases, a failure stopping only what depends on it."""
 
 import importlib
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -153,7 +155,8 @@ def _call(
     error = ""
     with display.stage(title(tasks), [task.attempt.path for task in tasks]):
         try:
-            resolve(plan[names[0]].stage.function)(tasks, context)
+            with _interrupts():
+                resolve(plan[names[0]].stage.function)(tasks, context)
         except UserError:
             raise
         except Exception as raised:
@@ -169,6 +172,20 @@ def _call(
         log.write_text(text if error else "The stage's function returned without finishing this attempt.\n")
         reason = task.attempt.failure or error or "ended without a result"
         outcome.failures[task.stage.name] = Failure(reason, log)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM what they are: Ray Train turns both into SystemExit, and never lets go of the first."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _task(planned: Planned, store: Store, outcome: Outcome) -> Task:

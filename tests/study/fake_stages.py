@@ -61,3 +61,9 @@ def slow(tasks: Sequence[Task], context: Context) -> None:
     """As `add`, after a while."""
     time.sleep(0.3)
     add(tasks, context)
+
+
+def leave(tasks: Sequence[Task], context: Context) -> None:
+    """As Ray Train on Ctrl-C: takes the signal over and leaves by SystemExit."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise SystemExit(0)

@@ -1,5 +1,6 @@
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -103,6 +104,14 @@ def test_a_function_that_finishes_nothing_has_failed(store: Store) -> None:
 def test_a_mistake_of_the_users_ends_the_run(store: Store) -> None:
     with pytest.raises(UserError, match=r"labels\.parquet: bad label"):
         run_all(store, [stage("a", 1, function="mistake")])
+    assert not list(store.root.glob("*/*/lease.json"))
+
+
+def test_ctrl_c_that_a_library_turned_into_an_exit_is_an_interrupt(store: Store) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(store, [stage("a", 1, function="leave")])
+    assert signal.getsignal(signal.SIGINT) is before
     assert not list(store.root.glob("*/*/lease.json"))
 
 
