@@ -27,6 +27,7 @@ SETTINGS: Mapping[str, str] = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's own takes Ctrl-C for the end of a sweep
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run in this environment, not in one that uv builds anew
