@@ -89,6 +89,7 @@ def test_arms_of_a_seed_share_a_call_and_so_do_extraction_and_heads() -> None:
         "run.arms_per_worker=1",
         "run.cpus=3",
         "noise.ratios.1=0.10",
+        "pretrain.order.shuffle_block=64",
     ],
 )
 def test_how_it_runs_is_not_hashed(assignment: str) -> None:
