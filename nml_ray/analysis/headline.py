@@ -53,8 +53,9 @@ def samples_of(result: StudyResult) -> dict[str, int]:
 def headline(result: StudyResult) -> list[str]:
     """The study in a few plain lines, for the terminal and the top of the report.
 
-    Noise first (in domain, out of domain), then repair, then the features, then the training samples; parts a study
-    lacks are left out. The last line says what the intervals are, or why there are none.
+    Numbers first, at most two sentences a line: noise (in domain, out of domain), gain and repair, the features, the
+    training samples; parts a study lacks are left out. The last line says what the intervals are, or why there are
+    none.
     """
     noise = replace(result, arms=statistics.trained(result.arms))
     lines = [
@@ -68,18 +69,15 @@ def headline(result: StudyResult) -> list[str]:
 
 
 def judged(difference: Estimate, samples: int | None = None) -> str:
-    """What a difference may be taken for, as a clause that begins with a verb."""
+    """What a difference may be taken for, in one sentence."""
     error = "" if difference.sampling is None else f"±\N{NO-BREAK SPACE}{number(196 * difference.sampling, 1)}"
-    held = f"a test set of {samples:,} samples" if samples else "the test set"
+    held = f"{samples:,} test samples" if samples else "the test set"
     return {
-        Verdict.CLEAR: f"stands out from the spread of {difference.seeds} pre-training seeds",
-        Verdict.WITHIN_SEEDS: f"cannot be told from zero with {difference.seeds} pre-training seeds",
-        Verdict.BEYOND_SAMPLING: (
-            f"is more than the sampling error of {held} ({error}) explains, though one pre-training seed cannot show "
-            "that others agree"
-        ),
-        Verdict.WITHIN_SAMPLING: f"lies within the sampling error of {held} ({error})",
-        Verdict.UNKNOWN: "comes from one pre-training seed, which cannot show that others agree",
+        Verdict.CLEAR: f"This stands out over {difference.seeds} pre-training seeds.",
+        Verdict.WITHIN_SEEDS: f"{difference.seeds} pre-training seeds cannot tell this from zero.",
+        Verdict.BEYOND_SAMPLING: f"This is beyond the sampling error of {held} ({error}), but from one seed.",
+        Verdict.WITHIN_SAMPLING: f"This is within the sampling error of {held} ({error}).",
+        Verdict.UNKNOWN: "This is from one seed.",
     }[verdict(difference)]
 
 
@@ -96,9 +94,9 @@ def _noise_lines(result: StudyResult) -> list[str]:
         after = statistics.score(arms, worst, probe, split)
         if change and before and after:
             lines.append(
-                f"{split_label(split)}, {ratio_label(worst)} wrong labels in pre-training moved the "
-                f"{in_sentence(probe)} from {percent(before.mean)} to {percent(after.mean)}: {points(change)} points, "
-                f"a change that {judged(change, count)}."
+                f"{points(change)} points {split_label(split).lower()}: {ratio_label(worst)} wrong labels in "
+                f"pre-training moved the {in_sentence(probe)} from {percent(before.mean)} to {percent(after.mean)}. "
+                f"{judged(change, count)}"
             )
     return lines
 
@@ -112,31 +110,29 @@ def _repair_lines(result: StudyResult) -> list[str]:
     for split in statistics.splits(arms):
         count = samples.get(split)
         gain = statistics.head_difference(arms, worst, tuned, probe, split, samples=count)
-        reached, before, clean = (
-            statistics.score(arms, ratio, head, split)
-            for ratio, head in ((worst, tuned), (worst, probe), (CLEAN, probe))
-        )
-        if gain and reached and before and clean:
+        reached, before = (statistics.score(arms, worst, head, split) for head in (tuned, probe))
+        if gain and reached and before:
             lines.append(
-                f"{split_label(split)}, {in_sentence(tuned)} in place of the {in_sentence(probe)} moves the "
-                f"{ratio_label(worst)} encoder from {percent(before.mean)} to {percent(reached.mean)} "
-                f"({in_sentence(probe)} on the clean encoder: {percent(clean.mean)}). That is a change of "
-                f"{points(gain)} points that {judged(gain, count)}."
-                f"{_beyond_lift(arms, worst, tuned, probe, split, count)}"
+                f"{points(gain)} points {split_label(split).lower()}: on the {ratio_label(worst)} encoder "
+                f"{in_sentence(tuned)} reaches {percent(reached.mean)}, the {in_sentence(probe)} "
+                f"{percent(before.mean)}. {judged(gain, count)}"
             )
+            lines += _beyond_lift(arms, worst, tuned, probe, split, count)
     return lines
 
 
-def _beyond_lift(arms: Sequence[ArmResult], worst: str, tuned: str, probe: str, split: str, count: int | None) -> str:
+def _beyond_lift(
+    arms: Sequence[ArmResult], worst: str, tuned: str, probe: str, split: str, count: int | None
+) -> list[str]:
     """Gain is not repair: a head that lifts the clean encoder as much has mended nothing that noise did."""
     lift = statistics.head_difference(arms, CLEAN, tuned, probe, split)
     repaired = statistics.gap_change(arms, worst, tuned, probe, split, samples=count)
     if not lift or not repaired:
-        return ""
-    return (
-        f" On the clean encoder it is {points(lift)}; the difference, {points(repaired)} points (above zero: repair of "
-        f"the noise itself), {judged(repaired)}."
-    )
+        return []
+    return [
+        f"{points(repaired)} points of repair {split_label(split).lower()}: that gain minus the {points(lift)} on the "
+        f"clean encoder. {judged(repaired, count)}"
+    ]
 
 
 def _heads_lines(arms: Sequence[ArmResult]) -> list[str]:
@@ -159,10 +155,10 @@ def _measure_line(arms: Sequence[ArmResult]) -> list[str]:
         before, after = (statistics.measure(arms, ratio, split, "raw", name) for ratio in (CLEAN, worst or CLEAN))
         if worst and change and before and after:
             lines.append(
-                f"{split_label(split)}, {name.upper()} goes from {number(before.mean, 3)} to {number(after.mean, 3)} "
-                f"({with_interval(change, digits=3, signed=True)}) at {ratio_label(worst)}."
+                f"{name.upper()} {with_interval(change, digits=3, signed=True)} {split_label(split).lower()} "
+                f"({number(before.mean, 3)} to {number(after.mean, 3)})"
             )
-    return [" ".join(lines)] if lines else []
+    return [f"{', '.join(lines)} with {ratio_label(worst)} wrong labels."] if worst and lines else []
 
 
 def _fitting_line(arms: Sequence[ArmResult]) -> list[str]:
@@ -172,8 +168,8 @@ def _fitting_line(arms: Sequence[ArmResult]) -> list[str]:
     if not fitted or not recovered:
         return []
     return [
-        f"At the last epoch the {ratio_label(ratio)} encoder predicts the wrong label it was given for "
-        f"{percent(fitted.mean)} of its flipped samples and the true one for {percent(recovered.mean)}."
+        f"{percent(fitted.mean)} of the flipped samples get their wrong label in the last epoch, "
+        f"{percent(recovered.mean)} their true one ({ratio_label(ratio)} encoder)."
     ]
 
 

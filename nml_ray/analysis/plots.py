@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nml_ray.analysis import statistics
-from nml_ray.analysis.results import ArmResult, EpochCurve
+from nml_ray.analysis.results import ArmResult
 from nml_ray.analysis.spectrum import shares
 from nml_ray.analysis.statistics import CLEAN, Estimate
 from nml_ray.analysis.svg import INK, MUTED, PAPER, Palette, label, panel, to_svg
@@ -89,7 +89,7 @@ def _against_noise(
     figure, axes = panel()
     _noise_axis(axes, places, y)
     _limits(axes, list(series.values()), scale, zero)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, digits))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, decimals(axes, digits))))
     if zero:
         axes.axhline(0, color=MUTED, linewidth=1)
     step = _span(places) * min(0.018, 0.05 / len(series))
@@ -99,7 +99,7 @@ def _against_noise(
     return Plot(name, title, to_svg(figure, name, title, palette))
 
 
-def _digits(axes: Axes, least: int) -> int:
+def decimals(axes: Axes, least: int) -> int:
     """Enough decimals to tell the ticks apart."""
     ticks = axes.get_yticks()
     step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
@@ -181,9 +181,28 @@ def measure(arms: Sequence[ArmResult], split: str, transform: str, name: str, pa
     return _against_noise(f"{name}-{split}-{transform}", title, name.upper(), series, colours, palette, 1, 2)
 
 
-def _kept(count: int) -> list[int]:
-    """Places of at most about SPECTRUM_POINTS singular values, evenly spaced on a log axis."""
-    return sorted({round(count ** (i / (SPECTRUM_POINTS - 1))) - 1 for i in range(SPECTRUM_POINTS)})
+def space(arms: Sequence[ArmResult], split: str, transform: str, name: str, palette: Palette) -> Plot | None:
+    """SVE or LSVR (natural log) of one split's Z under each head against noise ratio (paper, Fig. 5 b and d)."""
+    series = {
+        one: _points(
+            arms,
+            lambda ratio, one=one: statistics.space_measure(arms, ratio, one, split, transform, name),  # type: ignore[misc]
+        )
+        for one in statistics.spaces(arms)
+    }
+    title = f"{split_label(split)}: {name.upper()} under each head"
+    colours = space_colours(palette)
+    return _against_noise(f"space-{name}-{split}-{transform}", title, name.upper(), series, colours, palette, 1, 2)
+
+
+def space_colours(palette: Palette) -> dict[str, str]:
+    """The heads' colours, and one for the encoder's own features."""
+    return {**palette.head, statistics.FEATURES: INK}
+
+
+def _kept(count: int, most: int) -> list[int]:
+    """Places of at most `most` of `count` singular values, evenly spaced on a log axis."""
+    return sorted({round(count ** (i / (most - 1))) - 1 for i in range(most)})
 
 
 def spectrum(
@@ -211,7 +230,8 @@ def spectrum(
         runs = [values for (one, _), values in sorted(found.items()) if one == key]
         mean = [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
         for values, width, alpha in [*((run, 0.7, 0.3) for run in runs if len(runs) > 1), (mean, 1.7, 1.0)]:
-            kept = [i for i in _kept(len(values)) if values[i] > (0 if relative else 1e-9)]
+            most = SPECTRUM_POINTS if values is mean else SPECTRUM_POINTS // 2
+            kept = [i for i in _kept(len(values), most) if values[i] > (0 if relative else 1e-9)]
             style: dict[str, Any] = {"color": colours[key], "linewidth": width, "alpha": alpha}
             axes.plot([i + 1 for i in kept], [values[i] for i in kept], **style)
     name = f"spectrum-{split}-{transform}" + ("-relative" if relative else "") + ("" if noise else "-given")
@@ -238,7 +258,7 @@ def _spectrum_axes(axes: Axes, relative: bool) -> None:
     label(axes, "singular value, by rank", "share, divided by the clean encoder's" if relative else "share of the sum")
     if relative:
         axes.axhline(1, color=MUTED, linewidth=1)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, 1))))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, decimals(axes, 1))))
         return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -270,51 +290,10 @@ def encoders(arms: Sequence[ArmResult], split: str, palette: Palette) -> Plot | 
     axes.margins(y=0.15)
     axes.set_xticks(range(len(arms)), [_short(arm.kind) for arm in arms])
     axes.set_xlim(-0.6, len(arms) - 0.4)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, 0))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, decimals(axes, 0))))
     name, title = f"encoders-{split}", f"{split_label(split)}: accuracy of each head"
     return Plot(name, title, to_svg(figure, name, title, palette))
 
 
 def _short(name: str, most: int = 18) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
-
-
-CURVES = {
-    "loss": ("Loss: clean samples solid, flipped dashed", "loss", 1, ("loss_clean", "loss_flipped")),
-    "clean": ("Clean samples predicted right", "% of clean samples", 100, ("accuracy_clean",)),
-    "fitted": ("Flipped samples: the wrong label predicted", "% of flipped samples", 100, ("accuracy_flipped",)),
-    "recovered": ("Flipped samples: the true label predicted", "% of flipped samples", 100, ("recovered_flipped",)),
-}
-
-
-def curve(arms: Sequence[ArmResult], which: str, palette: Palette) -> Plot | None:
-    """One of CURVES over the epochs: the mean over seeds, and each seed as a faint line."""
-    title, y, scale, columns = CURVES[which]
-    figure, axes = panel()
-    drawn = False
-    for ratio in statistics.ratios(arms):
-        for column, dash in zip(columns, ("-", (0, (3, 2))), strict=False):
-            runs = [values for arm in arms if arm.ratio == ratio and (values := _column(arm.curves, column, scale))]
-            drawn = drawn or bool(runs)
-            for values in runs if len(runs) > 1 else ():
-                axes.plot(*_steps(values), color=palette.ratio[ratio], linewidth=0.8, alpha=0.35, linestyle=dash)
-            if runs:
-                mean = [math.fsum(step) / len(step) for step in zip(*runs, strict=False)]
-                marker = "o" if len(mean) < 3 else ""
-                axes.plot(*_steps(mean), color=palette.ratio[ratio], linewidth=1.7, linestyle=dash, marker=marker)
-    if not drawn:
-        return None
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes, 0))))
-    label(axes, "epoch", y)
-    return Plot(f"curve-{which}", title, to_svg(figure, f"curve-{which}", title, palette))
-
-
-def _column(curves: Sequence[EpochCurve], column: str, scale: float) -> list[float]:
-    """One column of all epochs, scaled; [] where the arm lacks it."""
-    values = [getattr(one, column) for one in curves]
-    return [] if None in values else [scale * value for value in values]
-
-
-def _steps(values: Sequence[float]) -> tuple[list[int], Sequence[float]]:
-    return list(range(1, len(values) + 1)), values

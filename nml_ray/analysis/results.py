@@ -38,13 +38,16 @@ class HeadScore:
     """One chosen head of one head seed, scored once on every split.
 
     `scores` maps split ("validation", "test", "ood") to metric ("accuracy", "macro_f1") to a share in [0, 1].
-    `settings` is the setting chosen on validation.
+    `settings` is the setting chosen on validation. `spectra` maps split ("test", "ood") to transform ("raw",
+    "official") to "count", "sve" and "lsvr" of Z, the features as the head hands them to its classifier: under the
+    linear probe the features themselves.
     """
 
     head: str
     head_seed: int
     settings: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, float]]
+    spectra: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

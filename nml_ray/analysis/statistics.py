@@ -6,7 +6,7 @@ seed, because arms of one seed share initialisation, order, augmentation and nes
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
@@ -20,6 +20,8 @@ IN_DOMAIN = "test"
 OUT_OF_DOMAIN = "ood"
 NOISE_KINDS = ("symmetric", "asymmetric", "transition", "caption_swap", "file")
 HEAD_ORDER = ("linear_probe", "mlp", "nmtune")
+FEATURES = "features"
+"""Stands among the heads for the encoder's own features."""
 
 
 class Verdict(Enum):
@@ -163,15 +165,18 @@ def scores_by_seed(
     arms: Sequence[ArmResult], ratio: str, method: str, split: str, metric: str = "accuracy"
 ) -> dict[int, float]:
     """Pre-training seed to score, head seeds averaged inside each."""
+    return _over_head_seeds(arms, ratio, method, lambda score: score.scores.get(split, {}).get(metric))
+
+
+def _over_head_seeds(
+    arms: Sequence[ArmResult], ratio: str, method: str, read: Callable[[HeadScore], float | None]
+) -> dict[int, float]:
     found: dict[int, float] = {}
     for arm in arms:
-        values = [
-            score.scores[split][metric]
-            for score in arm.heads
-            if method_of(score) == method and metric in score.scores.get(split, {})
-        ]
-        if arm.ratio == ratio and values:
-            found[arm.seed] = math.fsum(values) / len(values)
+        values = [read(score) for score in arm.heads if arm.ratio == ratio and method_of(score) == method]
+        known = [value for value in values if value is not None]
+        if known:
+            found[arm.seed] = math.fsum(known) / len(known)
     return found
 
 
@@ -295,6 +300,30 @@ def measure_difference(
     return _combined([(1, noisy), (-1, clean)], name, None)
 
 
+def spaces(arms: Sequence[ArmResult]) -> list[str]:
+    """The heads whose Z was measured; before them FEATURES where no linear probe shows the encoder's own features.
+
+    A linear probe on standardised features does not.
+    """
+    scores = [score for arm in arms for score in arm.heads if score.spectra]
+    shown = any(score.head == "linear_probe" and not score.settings.get("standardise") for score in scores)
+    found = {method_of(score) for score in scores}
+    own = [FEATURES] if found and not shown and any(arm.spectra for arm in arms) else []
+    return own + [method for method in methods(arms) if method in found]
+
+
+def space_measure(
+    arms: Sequence[ArmResult], ratio: str, space: str, split: str, transform: str, name: str
+) -> Estimate | None:
+    """SVE or LSVR of Z under one head, or of FEATURES, at one noise ratio; head seeds averaged inside each seed."""
+    if space == FEATURES:
+        return measure(arms, ratio, split, transform, name)
+    found = _over_head_seeds(
+        arms, ratio, space, lambda score: score.spectra.get(split, {}).get(transform, {}).get(name)
+    )
+    return estimate(found) if found else None
+
+
 def last_epoch(arms: Sequence[ArmResult], ratio: str, column: str) -> Estimate | None:
     """A column of `EpochCurve` at each arm's last epoch; None where no arm of this ratio has it."""
     found = {arm.seed: getattr(arm.curves[-1], column) for arm in arms if arm.ratio == ratio and arm.curves}
@@ -317,10 +346,7 @@ def about_intervals(arms: Sequence[ArmResult]) -> str:
     count = len(seeds(arms))
     if count == 1:
         return (
-            "One pre-training seed: points without intervals, because an interval would have to come from the spread "
-            "between pre-training seeds, and one seed has no spread."
+            "One pre-training seed: no intervals. They would have to come from the spread between pre-training seeds, "
+            "and one seed has no spread."
         )
-    return (
-        f"Intervals are 95 % t intervals of the mean over {count} pre-training seeds; head seeds are averaged inside "
-        "each."
-    )
+    return f"± is half of a 95 % t interval over {count} pre-training seeds; head seeds are averaged inside each."

@@ -114,6 +114,7 @@ def to_svg(figure: Figure, name: str, title: str, palette: Palette) -> str:
     text = re.sub(r" font-family: [^;]*;", "", text)
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
     text = re.sub(r"\s*\n\s*", "\n", text)
+    text = re.sub(r"<g([^>]*)>\n((?:<use [^>]*/>\n)+)</g>", _styled_once, text)
     view = re.search(r'viewBox="[^"]*"', text)
     body = text[text.index(">", text.index("<svg")) + 1 :]
     root = (
@@ -121,6 +122,15 @@ def to_svg(figure: Figure, name: str, title: str, palette: Palette) -> str:
         f'stroke-linejoin="round" role="img" aria-label="{html.escape(title)}">'
     )
     return palette.themed(root + body.strip())
+
+
+def _styled_once(group: re.Match[str]) -> str:
+    """A group of marks of one style carries it once, not on each mark."""
+    styles = set(re.findall(r' style="[^"]*"', group[2]))
+    if len(styles) != 1:
+        return group[0]
+    style = styles.pop()
+    return f"<g{group[1]}{style}>\n{group[2].replace(style, '')}</g>"
 
 
 def _shortened(attribute: re.Match[str]) -> str:

@@ -143,6 +143,38 @@ def measure_table(arms: Sequence[ArmResult]) -> Table:
     return Table(_corner(arms), groups, list(MEASURES.values()) * len(places), rows, scale=1, digits=3)
 
 
+def space_table(arms: Sequence[ArmResult], transform: str) -> Table:
+    """SVE in domain and LSVR out of domain (nats) of Z under every head, by noise ratio or given encoder."""
+    splits = {split for split, one in measured_spaces(arms) if one == transform}
+    places = [(split, name) for split, name in (("test", "sve"), ("ood", "lsvr")) if split in splits]
+    spaces = statistics.spaces(arms)
+    rows = [
+        (
+            label,
+            [
+                statistics.space_measure(some, ratio, space, split, transform, name)
+                for split, name in places
+                for space in spaces
+            ],
+        )
+        for label, ratio, some in rows_of(arms)
+    ]
+    groups = [(f"{split_label(split)}, {MEASURES[name]}", len(spaces)) for split, name in places]
+    return Table(_corner(arms), groups, [head_label(space) for space in spaces] * len(places), rows, 1, 3)
+
+
+def measured_spaces(arms: Sequence[ArmResult]) -> list[tuple[str, str]]:
+    """The (split, transform) pairs that Z was measured in, raw first, the test split before out of domain."""
+    known = {
+        (split, transform)
+        for arm in arms
+        for score in arm.heads
+        for split, transforms in score.spectra.items()
+        for transform in transforms
+    }
+    return sorted(known, key=lambda pair: (pair[1] != "raw", pair[1], pair[0] != "test", pair[0]))
+
+
 def measured(arms: Sequence[ArmResult]) -> list[tuple[str, str]]:
     """The (split, transform) pairs that have spectra: raw first, test and out of domain before the others."""
     known = {(spectrum.split, spectrum.transform) for arm in arms for spectrum in arm.spectra}
@@ -245,18 +277,44 @@ def spectrum_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
 
 
 def measure_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
-    """One row for each spectrum: SVE and LSVR (natural log) and the number of samples."""
+    """One row for each spectrum: SVE and LSVR (natural log) and the number of samples.
+
+    `head` and `head_seed` are empty for the encoder's own features; with a head the row is of its Z.
+    """
+    return [row for arm in arms for row in (*_own_measures(arm), *_head_measures(arm))]
+
+
+def _own_measures(arm: ArmResult) -> list[dict[str, Any]]:
     return [
         {
             **_arm(arm),
+            "head": "",
+            "head_seed": "",
             "split": spectrum.split,
             "transform": spectrum.transform,
             "samples": spectrum.count,
             "sve": spectrum.sve,
             "lsvr": spectrum.lsvr,
         }
-        for arm in arms
         for spectrum in arm.spectra
+    ]
+
+
+def _head_measures(arm: ArmResult) -> list[dict[str, Any]]:
+    return [
+        {
+            **_arm(arm),
+            "head": statistics.method_of(score),
+            "head_seed": score.head_seed,
+            "split": split,
+            "transform": transform,
+            "samples": found["count"],
+            "sve": found["sve"],
+            "lsvr": found["lsvr"],
+        }
+        for score in arm.heads
+        for split, transforms in score.spectra.items()
+        for transform, found in transforms.items()
     ]
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 from nml_ray.analysis.statistics import Estimate
 
 MINUS = "\N{MINUS SIGN}"
-HEADS = {"linear_probe": "Linear probe", "mlp": "MLP", "nmtune": "NMTune"}
+HEADS = {"linear_probe": "Linear probe", "mlp": "MLP", "nmtune": "NMTune", "features": "Encoder's features"}
 SPLITS = {"test": "In domain", "ood": "Out of domain"}
 
 

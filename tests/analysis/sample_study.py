@@ -1,7 +1,8 @@
 """A sample study for tests of tables, plots and the report: SAMPLE DATA, not a result.
 
 Scores, SVE and LSVR are the rounded numbers of a first trial on the shipped icons (two pre-training seeds, two head
-seeds averaged); the split into head seeds, the singular values and the training curves are made up by formula.
+seeds averaged); the split into head seeds, the singular values, the heads' SVE and LSVR and the training curves are
+made up by formula.
 """
 
 import math
@@ -15,6 +16,9 @@ HEADS: tuple[tuple[str, dict[str, str]], ...] = (
     ("nmtune", {"preset": "paper"}),
     ("nmtune", {"preset": "official"}),
 )
+
+# for each of HEADS: what it adds to SVE and to LSVR, and the share of the noise's effect on them that it leaves
+SPACES = ((0.0, 0.0, 1.0), (-0.4, 0.25, 0.4), (0.05, -0.06, 0.3), (0.12, -0.12, 0.2))
 
 # (pre-training seed, ratio): (SVE on test, LSVR out of domain, (in, out) accuracy in percent for each of HEADS)
 TRIAL = {
@@ -86,7 +90,21 @@ def curves(ratio: str, seed: int, epochs: int = 12) -> tuple[EpochCurve, ...]:
     return tuple(found)
 
 
-def heads(scores: tuple[tuple[float, float], ...]) -> tuple[HeadScore, ...]:
+def head_spectra(sve: float, lsvr: float, head: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Made-up measures of Z; under the linear probe (head 0) those of `spectra`."""
+    more, less, left = SPACES[head]
+    seeds = 0.0 if head == 0 else (0.004, -0.004)[seed]
+    values = 4.775 + left * (sve - 4.775) + more + seeds, 2.489 + left * (lsvr - 2.489) + less + seeds
+    return {
+        split: {
+            transform: {"count": count, "sve": values[0] - shift, "lsvr": values[1] - 0.1 + shift}
+            for transform in ("raw", "official")
+        }
+        for split, count, shift in (("test", 1315, 0.0), ("ood", 687, 0.1))
+    }
+
+
+def heads(scores: tuple[tuple[float, float], ...], sve: float, lsvr: float) -> tuple[HeadScore, ...]:
     """Two head seeds that average to the trial's figure."""
     return tuple(
         HeadScore(
@@ -97,8 +115,9 @@ def heads(scores: tuple[tuple[float, float], ...]) -> tuple[HeadScore, ...]:
                 split: {"accuracy": value / 100 + shift, "macro_f1": value / 100 + shift - 0.02}
                 for split, value in (("validation", inside + 1), ("test", inside), ("ood", outside))
             },
+            head_spectra(sve, lsvr, place, seed),
         )
-        for (head, settings), (inside, outside) in zip(HEADS, scores, strict=True)
+        for place, ((head, settings), (inside, outside)) in enumerate(zip(HEADS, scores, strict=True))
         for seed, shift in ((0, 0.002), (1, -0.002))
     )
 
@@ -114,7 +133,7 @@ def arms(
             seed=seed,
             spectra=spectra(sve, lsvr, ratio),
             curves=curves(ratio, seed),
-            heads=heads(scores),
+            heads=heads(scores, sve, lsvr),
         )
         for (seed, ratio), (sve, lsvr, scores) in TRIAL.items()
         if seed in seeds and ratio in ratios

@@ -1,5 +1,6 @@
 """Figures: complete, deterministic, themed, and without a trace in matplotlib's global state."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 from sample_study import arms as sample_arms  # type: ignore[import-not-found]
+from sample_study import curves
 
-from nml_ray.analysis import plots
+from nml_ray.analysis import plots, training_plots
 from nml_ray.analysis.svg import HEAD_COLOURS, Palette
 
 ARMS = sample_arms(ratios=("0", "0.1", "0.3"))
@@ -25,7 +27,9 @@ def draw_all(arms):
         plots.measure(arms, "test", "raw", "sve", palette),
         plots.spectrum(arms, "ood", "raw", palette),
         plots.spectrum(arms, "test", "raw", palette, relative=True),
-        *(plots.curve(arms, which, palette) for which in plots.CURVES),
+        plots.space(arms, "test", "raw", "sve", palette),
+        plots.space(arms, "ood", "raw", "lsvr", palette),
+        *(training_plots.curve(arms, which, palette) for which in training_plots.CURVES),
     ]
 
 
@@ -89,13 +93,32 @@ def test_what_was_not_measured_gives_no_figure():
     palette = plots.palette_of(ARMS)
     clean = sample_arms(ratios=("0",))
     assert plots.noise_effect(clean, "test", palette) is None
-    assert plots.curve(clean, "fitted", palette) is None
+    assert training_plots.curve(clean, "fitted", palette) is None
+    assert plots.space(ARMS, "train", "raw", "sve", palette) is None
     assert plots.measure(ARMS, "train", "raw", "sve", palette) is None
     assert plots.spectrum(clean, "test", "raw", palette, relative=True) is None
 
 
 def test_a_study_of_one_ratio_still_has_its_figure():
     assert plots.accuracy(sample_arms(ratios=("0.1",)), "test", plots.palette_of(ARMS)) is not None
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 30])
+def test_epochs_are_whole_ticks_inside_the_axis(epochs):
+    arms = [dataclasses.replace(arm, curves=curves(arm.ratio, arm.seed, epochs)) for arm in ARMS]
+    plot = training_plots.curve(arms, "clean", plots.palette_of(arms))
+    ticks = re.findall(r"text-anchor: middle[^>]*>([^<]+)</text>", plot.svg)
+    found = [int(tick) for tick in ticks if tick != "epoch"]
+    assert found and found == sorted(set(found)) and found[0] >= 1 and found[-1] <= epochs
+
+
+def test_a_single_epoch_is_points_side_by_side():
+    arms = [dataclasses.replace(arm, curves=arm.curves[:1]) for arm in ONE_SEED]
+    plot = training_plots.curve(arms, "loss", plots.palette_of(arms))
+    marks = re.findall(r'<use [^>]*x="([^"]+)" y="([^"]+)"', plot.svg)
+    floor = max(float(y) for _, y in marks)
+    points = {x for x, y in marks if float(y) < floor}
+    assert len(points) == 3  # a place for each ratio
 
 
 def test_ratios_too_close_to_label_are_spaced_evenly():

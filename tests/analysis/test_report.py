@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import html
 import html.parser
 import re
 
@@ -63,7 +64,7 @@ def page(study):
 def test_the_page_nests_and_its_ids_are_unique(page):
     read = Page(page)
     assert len(read.ids) == len(set(read.ids))
-    assert {"accuracy", "noise", "repair", "features", "spectra", "training", "data", "made"} <= set(read.ids)
+    assert {"accuracy", "noise", "repair", "features", "heads", "spectra", "training", "data", "made"} <= set(read.ids)
     assert {link[1:] for tag, link in read.links if tag == "a" and link.startswith("#")} <= set(read.ids)
 
 
@@ -106,13 +107,21 @@ def test_hostile_names_stay_text(study):
 def test_a_partial_study_leaves_out_what_it_lacks(study):
     bare = [dataclasses.replace(arm, heads=(), spectra=()) for arm in study.arms]
     ids = Page(report.render(dataclasses.replace(study, arms=bare))).ids
-    assert "training" in ids and not {"accuracy", "noise", "repair", "features", "spectra"} & set(ids)
+    assert "training" in ids and not {"accuracy", "noise", "repair", "features", "heads", "spectra"} & set(ids)
 
     heads = [dataclasses.replace(arm, curves=(), spectra=()) for arm in study.arms if arm.ratio == "0"]
     ids = Page(report.render(StudyResult("heads", "", heads))).ids
-    assert "accuracy" in ids and not {"noise", "features", "training"} & set(ids)
+    assert {"accuracy", "heads"} <= set(ids) and not {"noise", "features", "training"} & set(ids)
 
     Page(report.render(StudyResult("empty", "", [])))
+
+
+def test_heads_without_a_linear_probe_are_held_against_the_encoders_features(study, page):
+    own = "changes nothing: its line is the encoder's own features"
+    assert own in html.unescape(page) and "Encoder&#39;s features" not in page
+    arms = [dataclasses.replace(arm, heads=[one for one in arm.heads if one.head == "mlp"]) for arm in study.arms]
+    text = html.unescape(report.render(dataclasses.replace(study, arms=arms)))
+    assert own not in text and "Encoder's features" in text
 
 
 def test_the_csv_files_hold_the_numbers_of_the_page(tmp_path, study, page):
@@ -155,32 +164,41 @@ def plain(lines):
 def test_headline_claims_no_more_than_two_seeds_allow(study):
     lines = plain(report.headline(study))
     assert lines[1] == (
-        "Out of domain, 30 % wrong labels in pre-training moved the linear probe from 53.5 % to 50.0 %: "
-        "−3.5 ± 14.0 points, a change that cannot be told from zero with 2 pre-training seeds."
+        "−3.5 ± 14.0 points out of domain: 30 % wrong labels in pre-training moved the linear probe from 53.5 % to "
+        "50.0 %. 2 pre-training seeds cannot tell this from zero."
     )
-    assert "That is a change of +5.2 ± 5.1 points that stands out from the spread of 2 pre-training seeds." in lines[3]
-    assert "the difference, 0.0 ± 12.1 points (above zero: repair of the noise itself), cannot be told" in lines[3]
-    assert lines[-1].startswith("Intervals are 95 % t intervals of the mean over 2 pre-training seeds")
+    assert lines[4:6] == [
+        "+5.2 ± 5.1 points out of domain: on the 30 % encoder NMTune (paper) reaches 55.2 %, the linear probe 50.0 %. "
+        "This stands out over 2 pre-training seeds.",
+        "0.0 ± 12.1 points of repair out of domain: that gain minus the +5.2 ± 7.0 on the clean encoder. "
+        "2 pre-training seeds cannot tell this from zero.",
+    ]
+    assert lines[6] == (
+        "SVE +0.078 ± 0.064 in domain (4.776 to 4.854), LSVR +0.171 ± 0.032 out of domain (2.489 to 2.660) with 30 % "
+        "wrong labels."
+    )
+    assert lines[-1].startswith("± is half of a 95 % t interval over 2 pre-training seeds")
+    assert max(len(re.findall(r"[.!?](?= |$)", line)) for line in lines) == 2
 
 
 def test_headline_of_one_seed_names_the_other_yardstick_and_says_why():
     lines = plain(report.headline(sample_study(ratios=RATIOS, seeds=(0,))))
-    assert "−2.4 points, a change that lies within the sampling error of a test set of 687 samples (± 5.3)" in lines[1]
-    assert "though one pre-training seed cannot show that others agree" in lines[3]
-    assert lines[-1].startswith("One pre-training seed: points without intervals, because")
+    assert lines[1].startswith("−2.4 points out of domain")
+    assert lines[1].endswith("This is within the sampling error of 687 test samples (± 5.3).")
+    assert lines[4].endswith("This is beyond the sampling error of 687 test samples (± 5.3), but from one seed.")
+    assert lines[-1].startswith("One pre-training seed: no intervals.")
 
 
 def test_headline_of_what_there_is():
     study = sample_study(ratios=("0.1",), seeds=(0,))
     assert plain(report.headline(study))[0] == (
-        "At the last epoch the 10 % encoder predicts the wrong label it was given for 3.1 % of its flipped samples and "
-        "the true one for 54.2 %."
+        "3.1 % of the flipped samples get their wrong label in the last epoch, 54.2 % their true one (10 % encoder)."
     )
     assert plain(report.headline(study))[1] == (
         "10 % encoder, in domain: Linear probe 77.8 %, MLP 79.8 %, NMTune (paper) 82.8 %, NMTune (official) 82.9 %."
     )
     bare = dataclasses.replace(study, arms=[dataclasses.replace(arm, heads=(), spectra=()) for arm in study.arms])
-    assert "true one for 54.2 %" in plain(report.headline(bare))[0]
+    assert "54.2 % their true one" in plain(report.headline(bare))[0]
     assert report.headline(dataclasses.replace(study, arms=[])) == []
 
 

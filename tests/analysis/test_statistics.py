@@ -139,6 +139,34 @@ def test_measures_are_paired_within_a_seed_too():
     assert statistics.measure(study, "0.1", "ood", "raw", "sve") is None
 
 
+def with_spaces(ratio: str, seed: int, sve: dict[str, list[float]], settings: dict[str, bool]) -> ArmResult:
+    """An arm with SVE 5 of its own; each head with one SVE of Z per head seed."""
+    heads = [
+        HeadScore(head, number, settings, {}, {"test": {"raw": {"count": 9, "sve": value, "lsvr": 1.0}}})
+        for head, values in sve.items()
+        for number, value in enumerate(values)
+    ]
+    return ArmResult(ratio, float(ratio), seed, spectra=[Spectrum("test", "raw", 9, [1.0], 5.0, 1.0)], heads=heads)
+
+
+def test_measures_of_z_average_head_seeds_inside_each_pretraining_seed():
+    study = [with_spaces("0", 0, {"mlp": [4.0, 4.2]}, {}), with_spaces("0", 1, {"mlp": [4.3]}, {})]
+    found = statistics.space_measure(study, "0", "mlp", "test", "raw", "sve")
+    assert found is not None and found.by_seed == pytest.approx({0: 4.1, 1: 4.3})
+    assert found.half_width == pytest.approx(12.7062047 * 0.1)
+    assert statistics.space_measure(study, "0", "mlp", "ood", "raw", "sve") is None
+    own = statistics.space_measure(study, "0", statistics.FEATURES, "test", "raw", "sve")
+    assert own == statistics.measure(study, "0", "test", "raw", "sve")
+
+
+def test_the_encoders_features_are_shown_unless_the_linear_probe_shows_them():
+    both = {"mlp": [4.0], "linear_probe": [5.0]}
+    assert statistics.spaces([with_spaces("0", 0, both, {})]) == ["linear_probe", "mlp"]
+    assert statistics.spaces([with_spaces("0", 0, both, {"standardise": True})]) == ["features", "linear_probe", "mlp"]
+    assert statistics.spaces([with_spaces("0", 0, {"mlp": [4.0]}, {})]) == ["features", "mlp"]
+    assert statistics.spaces(STUDY) == []
+
+
 def test_last_epoch_skips_arms_without_flipped_samples():
     curve = EpochCurve(0, 1.0, 0.5, None, None, None)
     study = [ArmResult("0", 0.0, 0, curves=[curve])]

@@ -67,6 +67,22 @@ def test_measure_table_names_split_and_transform():
     assert table.text(table.rows[0][1][0]).startswith("4.776\xa0±")
 
 
+def test_space_table_holds_sve_in_domain_and_lsvr_out_of_domain_of_every_head():
+    table = tables.space_table(sample_arms(), "raw")
+    assert table.groups == [("In domain, SVE", 4), ("Out of domain, LSVR", 4)]
+    assert table.columns == HEADS * 2
+    own = tables.measure_table(sample_arms())
+    for (_, cells), (_, measures) in zip(table.rows, own.rows, strict=True):
+        assert [table.text(cells[0]), table.text(cells[4])] == [own.text(measures[0]), own.text(measures[3])]
+    assert table.text(table.rows[0][1][1]).startswith("4.375\xa0±")
+    assert tables.measured_spaces(sample_arms()) == [
+        ("test", "raw"),
+        ("ood", "raw"),
+        ("test", "official"),
+        ("ood", "official"),
+    ]
+
+
 def test_the_three_formats_agree():
     table = tables.paper_table(sample_arms(seeds=(1,)), SAMPLES)
     rows = read(tables.to_csv(table))
@@ -91,7 +107,13 @@ def test_long_rows_hold_every_number_once():
     ]
     assert [row["index"] for row in one] == list(range(1, 97))
     assert sum(row["share"] for row in one) == pytest.approx(1)
-    assert len(tables.measure_rows(arms)) == 10 * 4
+    measures = tables.measure_rows(arms)
+    assert len(measures) == 10 * (4 + 4 * 2 * 4)
+    probe = [row for row in measures if row["head"] == "linear_probe" and row["head_seed"] == 0]
+    own = [row for row in measures if row["head"] == ""]
+    assert [{**row, "head": "", "head_seed": ""} for row in probe] == [
+        row | {"sve": pytest.approx(row["sve"]), "lsvr": pytest.approx(row["lsvr"])} for row in own
+    ]
 
 
 def test_nothing_gives_nothing():

@@ -3,8 +3,7 @@
 Leaves in each artifact
 
     trials.parquet   every trial: head, preset, setting (JSON), head_seed, validation scores, diverged, trial, chosen
-    results.json     a list, for each chosen head and head seed the fields of `HeadScore` and
-                     `spectra`: split to transform to count, sve and lsvr of Z, the features as the head sees them
+    results.json     a list, for each chosen head and head seed the fields of `HeadScore`
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,10 +66,8 @@ def run(tasks: Sequence[Task], context: Context) -> None:
 
 
 def read_scores(path: Path) -> list[HeadScore]:
-    """The scores in a results.json, without the spectra."""
-    return [
-        HeadScore(**{name: value for name, value in entry.items() if name != "spectra"}) for entry in read_json(path)
-    ]
+    """What a results.json holds."""
+    return [HeadScore(**entry) for entry in read_json(path)]
 
 
 def _trials(task: Task, context: Context) -> list[Trial]:

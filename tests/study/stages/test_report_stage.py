@@ -59,7 +59,8 @@ def arm(store: Store, ratio: str, accuracy: float) -> dict[str, Artifact]:
     inputs = {"extract": f"extract/{extract.digest}"}
     measures = {"count": 10, "singular_values": [3.0, 1.0], "sve": 0.56, "lsvr": 0.29}
     scores = {split: {"accuracy": accuracy, "macro_f1": accuracy} for split in ("validation", "test")}
-    score = asdict(HeadScore("linear_probe", 0, {"preset": "paper"}, scores)) | {"spectra": {}}
+    z = {"test": {"raw": {"count": 10, "sve": 0.56, "lsvr": 0.29}}}
+    score = asdict(HeadScore("linear_probe", 0, {"preset": "paper"}, scores, z))
     return {
         f"ledger/{ratio}": keep(
             store, "ledger", f"l{ratio}", {"summary.json": {"realised": float(ratio)}}, settings={}
@@ -100,13 +101,17 @@ def test_a_whole_study(store: Store) -> None:
     assert "A small study" in page and "here; CC0-1.0" in page and "extract/e0.3" in page
     assert {path.suffix for path in artifact.path.iterdir()} >= {".html", ".csv"}
     said = (artifact.path / HEADLINE).read_text().replace("\xa0", " ")
-    assert said.startswith("In domain, 30 % wrong labels in pre-training moved the linear probe from 80.0 % to 60.0 %")
+    assert said.startswith(
+        "−20.0 points in domain: 30 % wrong labels in pre-training moved the linear probe from 80.0 % to 60.0 %."
+    )
 
     result = report.study_result(task, store)
     assert [(facts.name, facts.samples, facts.classes) for facts in result.data] == [
         ("pretrain", 38, 2),
         ("test", 10, 2),
     ]
+    assert result.arms[1].heads[0].spectra["test"]["raw"]["sve"] == 0.56
+    assert "What the heads did to the feature space" in page
     assert [curve.epoch for curve in result.arms[1].curves] == [0, 1]
     assert result.made_from["settings"]["pretrain"] == {
         "pretrain": {"epochs": 2},
