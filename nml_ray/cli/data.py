@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from nml_ray.cli.data_shard import shard
+from nml_ray.cli.options import class_names
 from nml_ray.config.errors import UserError
 
 
@@ -14,7 +16,11 @@ def data() -> None:
     \b
     Examples:
       nml-ray data index /data/flowers --classes names.txt
+      nml-ray data shard /data/flowers /data/flowers-tars
     """
+
+
+data.add_command(shard)
 
 
 @data.command()
@@ -42,7 +48,7 @@ def index(directory: Path, classes: Path | None, key_prefix: str | None, image: 
         raise UserError(f"'{directory}' is no directory", where="DIR", expected="a directory of WebDataset tars")
     info = index_directory(
         directory,
-        _names(classes) if classes else None,
+        class_names(classes) if classes else None,
         key_prefix=key_prefix or "",
         image=image,
         source=source,
@@ -52,10 +58,3 @@ def index(directory: Path, classes: Path | None, key_prefix: str | None, image: 
     click.echo(f"{info.samples:,} samples, {len(info.classes)} classes, {len(info.shards)} tars, digest {info.digest}")
     for warning in info.warnings:
         click.echo(f"  {warning}", err=True)
-
-
-def _names(file: Path) -> list[str]:
-    try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read ({error})", where=str(file), expected="class names, one a line") from None

@@ -65,3 +65,15 @@ def examples(kind: str) -> Path:
     package = Path(__file__).parent.parent
     wheel = package / "examples" / kind
     return wheel if wheel.is_dir() else package.parent / kind
+
+
+def class_names(file: Path) -> list[str]:
+    """Class names of a file, one a line, in label order.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read ({error})", where=str(file), expected="class names, one a line") from None

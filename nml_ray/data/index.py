@@ -93,6 +93,12 @@ def index_facts(table: pa.Table) -> dict[str, Any]:
     return facts
 
 
+def with_facts(table: pa.Table, **more: Any) -> pa.Table:
+    """The index with more facts, plain JSON data."""
+    facts = json.dumps({**index_facts(table), **more}, sort_keys=True, ensure_ascii=False)
+    return table.replace_schema_metadata({_FACTS: facts})
+
+
 def write_index(table: pa.Table, path: Path) -> None:
     """Write an index as uncompressed Arrow IPC, atomically."""
     with replacing(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:

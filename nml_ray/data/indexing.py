@@ -60,7 +60,7 @@ def index_directory(
             )
         seen[tar.name] = tar
     for done, tar in enumerate(tars):
-        if not _is_fresh(tar, options):
+        if not is_fresh(tar, options):
             write_index(index_tar(tar, options), index_path(tar))
         if progress:
             progress(done + 1, len(tars))
@@ -151,7 +151,8 @@ def _still_known_bad(directory: Path, hashes: Draws) -> tuple[str, ...]:
     return tuple(key for key, known in zip(keys, np.isin(key_hashes(keys), hashes), strict=True) if known)
 
 
-def _is_fresh(tar: Path, options: IndexOptions) -> bool:
+def is_fresh(tar: Path, options: IndexOptions) -> bool:
+    """Whether the index beside a tar was made with these options, after the tar was last changed."""
     path = index_path(tar)
     if not path.exists() or path.stat().st_mtime_ns < tar.stat().st_mtime_ns:
         return False

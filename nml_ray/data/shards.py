@@ -1,16 +1,18 @@
 """Samples in, a data set of WebDataset tars out: the same samples give the same bytes."""
 
-from collections.abc import Iterable, Sequence
+import io
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.aside import replacing
 from nml_ray.data.dataset_info import DatasetInfo
-from nml_ray.data.draw import draw, key_hashes
+from nml_ray.data.draw import Draws, draw, key_hashes
 from nml_ray.data.index import IMAGE_EXTENSIONS, IndexOptions, index_path, index_tar, split_name, write_index
 from nml_ray.data.indexing import Progress, write_info
 
@@ -42,7 +44,7 @@ def write_shards(
     """Write shuffled tars, their indices and dataset.json. Members: image, `.cls` (label), `.txt` (caption).
 
     Samples are shuffled by draw(`write`, seed, key), so shards are never sorted by class; they are held in memory
-    until written (give paths for large images). Each tar appears whole.
+    until written (give paths for large images; `write_listing` is for large sets). Each tar appears whole.
 
     Args:
         samples: in any order; keys unique.
@@ -61,12 +63,12 @@ def write_shards(
     todo = list(samples)
     for sample in todo:
         _check(sample, len(classes))
-    order = np.lexsort((key_hashes(s.key for s in todo), draw("write", seed, key_hashes(s.key for s in todo))))
+    order = shuffled(key_hashes(s.key for s in todo), seed)
     names = []
     for start in range(0, len(todo), samples_per_shard):
         path = directory / SHARD_NAME.format(start // samples_per_shard)
         members = [todo[i] for i in order[start : start + samples_per_shard]]
-        _write_tar(path, members)
+        write_tar(path, ((sample.key, _members(sample)) for sample in members))
         write_index(index_tar(path, IndexOptions(tuple(classes) or None)), index_path(path))
         names.append(path.name)
         if progress:
@@ -76,28 +78,61 @@ def write_shards(
     return write_info(directory, names, classes, source, licence)
 
 
-def _write_tar(path: Path, samples: Sequence[Sample]) -> None:
-    from webdataset import TarWriter
-
-    with replacing(path) as temporary, open(temporary, "wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
-        for sample in samples:
-            tar.write(_members(sample))
+def shuffled(hashes: Draws, seed: int) -> NDArray[np.int64]:
+    """The order in which samples are written: by draw(`write`, seed, key), whatever order they come in."""
+    return np.lexsort((hashes, draw("write", seed, hashes))).astype(np.int64, copy=False)
 
 
-def _members(sample: Sample) -> dict[str, Any]:
+def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
+    """Write one tar, which appears whole: of each sample (key, bytes by extension) the members by extension.
+
+    The bytes are those of webdataset's TarWriter with mtime 0, without its imports.
+    """
+    with (
+        replacing(path) as temporary,
+        open(temporary, "wb") as file,
+        tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for key, members in samples:
+            for extension, content in sorted(members.items()):
+                header = tarfile.TarInfo(f"{key}.{extension}")
+                header.size, header.mtime, header.mode = len(content), 0, 0o444
+                header.uname = header.gname = "bigdata"
+                tar.addfile(header, io.BytesIO(content))
+
+
+def check_key(key: str, where: str) -> None:
+    """Refuses a key that would not come out of a tar as it went in.
+
+    Raises:
+        UserError: naming `where`.
+    """
+    if split_name(f"{key}.x") != (key, "x") or "\0" in key or key.startswith("/"):
+        raise UserError(f"key '{key}' cannot name a tar member", where=where, expected="no dot after the last '/'")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"key {key!r} is not UTF-8", where=where, expected="names in UTF-8") from None
+
+
+def _members(sample: Sample) -> dict[str, bytes]:
     image = sample.image if isinstance(sample.image, bytes) else sample.image.read_bytes()
-    members: dict[str, Any] = {"__key__": sample.key, sample.extension: image}
-    if sample.label is not None:
-        members["cls"] = str(sample.label).encode()
-    if sample.caption is not None:
-        members["txt"] = sample.caption.encode()
+    return {sample.extension: image, **annotations(sample.label, sample.caption)}
+
+
+def annotations(label: int | None, caption: str | None) -> dict[str, bytes]:
+    """The members beside an image: `cls` and `txt`, each where there is one."""
+    members: dict[str, bytes] = {}
+    if label is not None:
+        members["cls"] = str(label).encode()
+    if caption is not None:
+        members["txt"] = caption.encode()
     return members
 
 
 def _check(sample: Sample, classes: int) -> None:
     where = f"sample '{sample.key}'"
-    if split_name(f"{sample.key}.x") != (sample.key, "x") or "\0" in sample.key or sample.key.startswith("/"):
-        raise UserError("its key cannot name a tar member", where=where, expected="no dot after the last '/'")
+    check_key(sample.key, where)
     if sample.extension not in IMAGE_EXTENSIONS:
         raise UserError(f"extension '{sample.extension}'", where=where, expected=", ".join(IMAGE_EXTENSIONS))
     if sample.label is not None and not 0 <= sample.label < classes:

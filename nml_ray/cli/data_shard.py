@@ -1,0 +1,138 @@
+"""`nml-ray data shard`: images of many kinds become shuffled WebDataset tars."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from nml_ray.cli.options import class_names
+from nml_ray.config.errors import UserError
+
+_LINE = 5.0  # seconds between two lines of progress
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("directory", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--samples-per-shard", type=click.IntRange(1), default=4096, show_default=True, help="Samples of a tar.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--short-side", type=click.IntRange(1), metavar="PIXELS", help="Shrink larger images (they become JPEG).")
+@click.option("--quality", type=click.IntRange(1, 95), default=95, show_default=True, help="JPEG quality of those.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of the shuffle.")
+@click.option(
+    "--classes", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, in label order."
+)
+@click.option("--image-column", default="", metavar="NAME", help="Of a table: paths or bytes of the images.")
+@click.option("--label-column", default="", metavar="NAME", help="Of a table: class names or numbers.")
+@click.option("--caption-column", default="", metavar="NAME", help="Of a table: captions.")
+@click.option("--key-column", default="", metavar="NAME", help="Of a table: keys, if not the paths.")
+@click.option(
+    "--root", metavar="DIR", type=click.Path(path_type=Path), help="Where a table's paths begin; torchvision's root."
+)
+@click.option("--split", default="", metavar="NAME", help="Split of a torchvision set.")
+@click.option("--key-prefix", type=click.Choice(["shard"]), help="Make keys that occur in several tars unique.")
+@click.option("--image", default="", metavar="EXT", help="Of tars: extension of the image where samples have several.")
+@click.option("--licence", default="", help="The images' licence; kept in dataset.json.")
+@click.option("--overwrite", is_flag=True, help="Replace another finished data set in OUT.")
+def shard(
+    source: str,
+    directory: Path,
+    samples_per_shard: int,
+    workers: int,
+    short_side: int | None,
+    quality: int,
+    seed: int,
+    classes: Path | None,
+    image_column: str,
+    label_column: str,
+    caption_column: str,
+    key_column: str,
+    root: Path | None,
+    split: str,
+    key_prefix: str | None,
+    image: str,
+    licence: str,
+    overwrite: bool,
+) -> None:
+    """Write the images of SOURCE as shuffled, indexed tars to OUT.
+
+    \b
+    SOURCE is one of
+      a folder of images          each sub-directory a class
+      a .csv, .tsv or .parquet    paths or bytes of images, labels, captions (or a directory of .parquet)
+      a directory of tars         to be cut and shuffled anew, or made smaller
+      torchvision:NAME            with --root and --split; nothing is downloaded
+
+    The key of a sample is its path below SOURCE without extension; further dots of the file's name become
+    underscores. Keys of tars stay. Noise, order and augmentation are drawn by key: the same keys draw the same.
+
+    Run again after an interruption, it keeps the tars that are finished. Images keep their bytes unless --short-side
+    is given.
+
+    \b
+    Examples:
+      nml-ray data shard /data/flowers /data/flowers-tars --workers 4
+      nml-ray data shard photos.csv /data/tars --root /data/photos --label-column kind --caption-column text
+      nml-ray data shard torchvision:CIFAR10 /data/cifar/train --root /data/torchvision --split train
+      nml-ray data shard /data/imagenet-tars /data/imagenet-256 --short-side 256 --quality 90 --workers 16
+    """
+    from nml_ray.data.resize import Resize
+    from nml_ray.data.sharding import write_listing
+    from nml_ray.data.sources.choose import SourceOptions, opened_source
+    from nml_ray.data.sources.table import Columns
+
+    options = SourceOptions(
+        classes=class_names(classes) if classes else None,
+        columns=Columns(image_column, label_column, caption_column, key_column),
+        root=root,
+        split=split,
+        key_prefix=key_prefix or "",
+        image=image,
+    )
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"'{directory}' is no directory", where="OUT", expected="a directory, made if need be")
+    with opened_source(source, directory, options) as listing:
+        for note in listing.notes:
+            click.echo(f"  {note}", err=True)
+        written = write_listing(
+            listing,
+            directory,
+            samples_per_shard=samples_per_shard,
+            seed=seed,
+            resize=Resize(short_side, quality) if short_side else None,
+            workers=workers,
+            overwrite=overwrite,
+            source=source,
+            licence=licence,
+            progress=progress_lines("samples"),
+        )
+    info = written.info
+    click.echo(
+        f"{info.samples:,} samples, {len(info.classes)} classes, {len(info.shards)} tars"
+        f"{f' ({written.kept} kept)' if written.kept else ''}, digest {info.digest}"
+    )
+    for warning in info.warnings:
+        click.echo(f"  {warning}", err=True)
+    if failed := written.not_resized:
+        click.echo(
+            f"  {len(failed)} images cannot be decoded and are in the tars as they came (the first is "
+            f"'{failed[0]}'): nml-ray data verify {directory} --mark-bad",
+            err=True,
+        )
+
+
+def progress_lines(unit: str) -> Callable[[int, int], None]:
+    """Progress as lines on standard error, one every few seconds and one at the end."""
+    start = last = time.monotonic()
+    first: int | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal last, first
+        first, now = done if first is None else first, time.monotonic()
+        if now - last >= _LINE or (done == total and now - start >= _LINE):
+            last, rate = now, (done - first) / (now - start)
+            left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""
+            click.echo(f"{done:,}/{total:,} {unit}, {rate:,.1f}/s{left}", err=True)
+
+    return show

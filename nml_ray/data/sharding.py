@@ -1,0 +1,260 @@
+"""A listing becomes a data set of shuffled tars: in parallel, in bounded memory, going on where it was stopped."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nml_ray.config.errors import UserError
+from nml_ray.data.dataset_info import FILE, DatasetInfo
+from nml_ray.data.decode import UndecodableImage
+from nml_ray.data.draw import Draws, key_hashes
+from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar, read_index, with_facts, write_index
+from nml_ray.data.indexing import Progress, is_fresh, set_known_bad, write_info
+from nml_ray.data.processes import spread
+from nml_ray.data.resize import Resize, resized
+from nml_ray.data.shards import SHARD_NAME, annotations, shuffled, write_tar
+from nml_ray.data.sources.listing import Listing
+from nml_ray.storage.digest import digest_of
+
+PLAN = "plan"  # the fact of an index that says from what, and how, its tar was made
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Written:
+    """A data set that was written.
+
+    Attributes:
+        info: dataset.json.
+        kept: shards of an earlier run that were right already.
+        not_resized: keys of images that could not be decoded, and are in the tars as they came.
+    """
+
+    info: DatasetInfo
+    kept: int
+    not_resized: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One tar to be made of the rows of a listing (in their order)."""
+
+    path: Path
+    rows: pa.Table
+    options: IndexOptions
+    resize: Resize | None
+
+    def digest(self) -> str:
+        """Over all that fixes the tar's bytes: keys, annotations, where the members lie and their stamps."""
+        rows = hashlib.sha256()
+        for row in self.rows.drop_columns(["file"]).to_pylist():
+            rows.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        resize = vars(self.resize) if self.resize else None
+        return digest_of([VERSION, rows.hexdigest(), resize, self.options.facts()])
+
+    def is_done(self) -> bool:
+        """Whether the tar is there, made by this plan and indexed since."""
+        if not self.path.exists() or not is_fresh(self.path, self.options):
+            return False
+        return index_facts(read_index(index_path(self.path))).get(PLAN) == self.digest()
+
+
+def write_listing(
+    listing: Listing,
+    directory: Path,
+    *,
+    samples_per_shard: int,
+    seed: int = 0,
+    resize: Resize | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+    source: str = "",
+    licence: str = "",
+    progress: Progress | None = None,
+) -> Written:
+    """Write a listing as shuffled tars with their indices and dataset.json.
+
+    The shuffle is drawn from the keys (see `shuffled`), then each tar is written in one pass over its samples, one
+    image in memory at a time; it appears whole. Tars of an earlier run with the same content are kept.
+
+    Args:
+        listing: what to write.
+        directory: made if need be.
+        samples_per_shard: the last shard may hold fewer.
+        seed: of the shuffle.
+        resize: make images smaller; None keeps their bytes.
+        workers: processes.
+        overwrite: replace a finished data set that differs.
+        source, licence: kept in dataset.json.
+        progress: called with (samples done, samples in all).
+
+    Raises:
+        UserError: keys that are not unique; an image that cannot be read; a directory with other tars or another
+            finished data set.
+    """
+    hashes = key_hashes(_keys(listing.rows))
+    _refuse_duplicates(listing.rows, hashes)
+    order = shuffled(hashes, seed)
+    plans = _plans(listing, directory, order, samples_per_shard, resize)
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [SHARD_NAME.format(number) for number in range(-(-len(order) // samples_per_shard))]
+    _refuse_others(directory, names, overwrite)
+    for part in directory.glob(".shard-*.part"):  # of a run that was killed
+        part.unlink()
+    todo, kept, done = [], 0, 0
+    for number, plan in enumerate(plans):
+        if plan.is_done():
+            kept, done = kept + 1, done + plan.rows.num_rows
+        else:
+            todo.append(number)
+    _refuse_finished(directory, len(todo), overwrite)
+    if progress:
+        progress(done, len(order))
+    not_resized: list[str] = []
+    waiting = _plans(listing, directory, order, samples_per_shard, resize, set(todo))
+    for samples, failures in spread(write_shard, waiting, min(workers, max(1, len(todo)))):
+        not_resized += failures
+        done += samples
+        if progress:
+            progress(done, len(order))
+    _remove_others(directory, names)
+    info = write_info(directory, names, listing.classes, source, licence)
+    if bad := {*listing.known_bad, *info.known_bad} - set(info.known_bad):
+        info = set_known_bad(directory, sorted({*bad, *info.known_bad}))
+    return Written(info, kept, tuple(sorted(not_resized)))
+
+
+def write_shard(plan: ShardPlan) -> tuple[int, list[str]]:
+    """Write one tar and its index; the number of samples, and the keys of those that could not be decoded.
+
+    Raises:
+        UserError: an image that cannot be read, or another one than was listed; a full disk.
+    """
+    failures: list[str] = []
+    try:
+        write_tar(plan.path, _samples(plan, failures))
+        index = with_facts(index_tar(plan.path, plan.options), **{PLAN: plan.digest()})
+        write_index(index, index_path(plan.path))
+    except OSError as error:
+        reason = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
+        raise UserError(reason, where=str(plan.path), expected="readable images and room on the disk") from None
+    return plan.rows.num_rows, failures
+
+
+def _samples(plan: ShardPlan, failures: list[str]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+    for row in plan.rows.to_pylist():
+        members = _read(row)
+        if plan.resize:
+            extension = row["members"][row["image"]]["extension"]
+            try:
+                smaller = resized(members[extension], plan.resize)
+            except UndecodableImage:
+                failures.append(row["key"])
+                smaller = None
+            if smaller is not None:
+                del members[extension]
+                members[_jpeg(extension)] = smaller
+        yield row["key"], {**members, **annotations(row["label"], row["caption"])}
+
+
+def _read(row: Mapping[str, object]) -> dict[str, bytes]:
+    """Members of a sample by extension."""
+    found = {}
+    with open(str(row["file"]), "rb") as file:
+        for member in row["members"]:  # type: ignore[attr-defined]
+            file.seek(member["offset"])
+            found[member["extension"]] = file.read(member["size"])
+            if len(found[member["extension"]]) != member["size"]:
+                raise UserError(
+                    f"ends before the {member['size']} bytes of '{row['key']}'",
+                    where=str(row["file"]),
+                    expected="the file that was listed",
+                )
+    return found
+
+
+def _jpeg(extension: str) -> str:
+    """The extension of an image that became a JPEG: `left.png` becomes `left.jpg`."""
+    before, dot, last = extension.rpartition(".")
+    return extension if last in ("jpg", "jpeg") else f"{before}{dot}jpg"
+
+
+def _plans(
+    listing: Listing,
+    directory: Path,
+    order: NDArray[np.int64],
+    samples_per_shard: int,
+    resize: Resize | None,
+    only: set[int] | None = None,
+) -> Iterator[ShardPlan]:
+    image = listing.image if resize is None or not listing.image else _jpeg(listing.image)
+    numbered = listing.classes == tuple(str(number) for number in range(len(listing.classes)))
+    options = IndexOptions(None if numbered else listing.classes, image=image)
+    for number, start in enumerate(range(0, len(order), samples_per_shard)):
+        if only is None or number in only:
+            rows = listing.take(order[start : start + samples_per_shard])
+            yield ShardPlan(directory / SHARD_NAME.format(number), rows, options, resize)
+
+
+def _keys(rows: pa.Table) -> Iterator[str]:
+    for chunk in rows["key"].chunks:
+        yield from chunk.to_pylist()
+
+
+def _refuse_duplicates(rows: pa.Table, hashes: Draws) -> None:
+    order = np.argsort(hashes, kind="stable")
+    twice = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    if not len(twice):
+        return
+    first, second = (rows.slice(int(row), 1).to_pylist()[0] for row in sorted(order[twice[0] : twice[0] + 2]))
+    same = f"key '{first['key']}' comes twice"
+    if first["key"] != second["key"]:
+        same = f"keys '{first['key']}' and '{second['key']}' have the same 64-bit hash"
+    raise UserError(
+        f"{same}, from {first['file']} and from {second['file']}; {len(twice)} such pairs in all",
+        expected="names that differ in more than extension and dots, a key column, or --key-prefix shard for tars",
+    )
+
+
+def _refuse_others(directory: Path, names: list[str], overwrite: bool) -> None:
+    """Tars that a later `data index` would take for part of the data set."""
+    others = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*.tar"))
+    foreign = [name for name in others if name not in names and not (overwrite and _numbered(name))]
+    if foreign:
+        raise UserError(
+            f"holds {len(foreign)} other tars, such as {foreign[0]}",
+            where=str(directory),
+            expected="an empty directory, or what an earlier run of this command left, or --overwrite",
+        )
+
+
+def _refuse_finished(directory: Path, changes: int, overwrite: bool) -> None:
+    """A finished data set is replaced only when asked; its dataset.json goes first."""
+    if not changes or not (directory / FILE).exists():
+        return
+    if not overwrite:
+        raise UserError(
+            f"holds a finished data set, {changes} of whose shards would change",
+            where=str(directory),
+            expected="another directory, or --overwrite",
+        )
+    (directory / FILE).unlink()
+
+
+def _remove_others(directory: Path, names: list[str]) -> None:
+    """Shards of a longer data set that was overwritten."""
+    for path in directory.glob("shard-*.tar"):
+        if path.name not in names and _numbered(path.name):
+            index_path(path).unlink(missing_ok=True)
+            path.unlink()
+
+
+def _numbered(name: str) -> bool:
+    return re.fullmatch(r"shard-\d{6,}\.tar", name) is not None
