@@ -3,9 +3,13 @@
 <attempt>/fed/rank-0-000000120.arrow holds the records since the last flush, up to step 120: step, place in the global
 batch, hash of the key as read from the tar member's own header, label fed, weight. Undecodable images are named in
 holes-<rank>.jsonl: step, place, key, reason, and the key whose image filled the place.
+
+Where the workers of an attempt are started again, what they had fed beyond the step they go on from is moved to
+<attempt>/fed/replayed-1/ (2, ...), so that the files beside it are those that count, whatever the number of workers.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +19,7 @@ from numpy.typing import NDArray
 from pyarrow import feather
 
 from nml_ray.data.loader import Hole, Microbatch
-from nml_ray.storage.atomic import sync_tree
+from nml_ray.storage.atomic import sync_directory, sync_tree
 
 FOLDER = "fed"
 
@@ -64,7 +68,30 @@ class FeedingLog:
             feather.write_feather(pa.table({**shared, "label": labels[numbers]}), aside, compression="lz4")
             aside.rename(folder / f"rank-{self._rank}-{step:09d}.arrow")
             sync_tree(folder)
+            self._sync_holes(attempt)
         self._steps, self._batches = [], []
+
+    def _sync_holes(self, attempt: Path) -> None:
+        holes = attempt / f"holes-{self._rank}.jsonl"
+        if holes.exists():
+            with open(holes, "rb") as file:
+                os.fsync(file.fileno())
+        sync_directory(attempt)
+
+
+def set_replayed_aside(attempt: Path, step: int) -> None:
+    """Move what earlier workers of this attempt fed from `step` on out of the way; before any worker flushes.
+
+    `step` is that of a checkpoint, so a file lies wholly before it or after it.
+    """
+    folder = attempt / FOLDER
+    replayed = [path for path in folder.glob("rank-*-*.arrow") if int(path.stem.rpartition("-")[2]) > step]
+    if not replayed:
+        return
+    aside = folder / f"replayed-{1 + len(list(folder.glob('replayed-*')))}"
+    aside.mkdir()
+    for path in replayed:
+        path.rename(aside / path.name)
 
 
 def _without_images(microbatch: Microbatch) -> Microbatch:

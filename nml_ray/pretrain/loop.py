@@ -20,7 +20,7 @@ from nml_ray.pretrain.arm import Arm, ArmFailed
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
 from nml_ray.pretrain.export import export
-from nml_ray.pretrain.feeding import FeedingLog
+from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
 from nml_ray.pretrain.objective import seeded_objective
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.schedule import learning_rate
@@ -88,6 +88,8 @@ class _Run:
         attempts = [running.attempt for running in self.arms]
         log = FeedingLog(attempts, self.world.rank, self.loader.dataset.key)
         rank_zero = self.world.rank == 0
+        for attempt in attempts if rank_zero else []:  # no rank can flush before rank 0 has joined its first step
+            set_replayed_aside(attempt, start)
         telemetry = Telemetry(attempts if rank_zero else [], self.loader.timers, self.settings.batch)
         total = self.steps * self.settings.batch
         for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):

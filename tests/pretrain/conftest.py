@@ -36,26 +36,31 @@ def tiny_data(tmp_path_factory) -> Path:
     return directory
 
 
+def group_plan(root: Path, data: Path, ratios=("0", "0.3"), **settings) -> GroupPlan:
+    """A plan over tiny data: arms by ratio, each with a new attempt of its own in the store at `root`."""
+    pretrain = PretrainSettings.model_validate(
+        {
+            "encoder": {"width": 4, "channels": 1, "size": 12},
+            "epochs": 3,
+            "batch": 32,
+            "microbatch": 16,
+            "augmentation": {"kind": "shift", "pixels": 1},
+            **settings,
+        }
+    )
+    arms = []
+    for arm in NoiseSettings(ratios=ratios, seed=3).arms():
+        attempt = Store(root).attempt("pretrain", f"arm-{arm.ratio}")
+        arms.append(ArmPlan(arm.name, arm.hashed(), str(attempt.path), tuple(map(str, attempt.earlier))))
+    plan = GroupPlan(str(data), pretrain.model_dump(mode="json"), seed=1, threads=1, arms=tuple(arms))
+    return replace(plan, decode_threads=2)
+
+
 @pytest.fixture
 def make_plan(tiny_data, tmp_path):
-    """Plans over the tiny data: arms by ratio, each with an attempt of its own in a store of the given name."""
+    """Plans over the tiny data, in a store of the given name."""
 
     def make(ratios=("0", "0.3"), store="store", data=None, **settings) -> GroupPlan:
-        pretrain = PretrainSettings.model_validate(
-            {
-                "encoder": {"width": 4, "channels": 1, "size": 12},
-                "epochs": 3,
-                "batch": 32,
-                "microbatch": 16,
-                "augmentation": {"kind": "shift", "pixels": 1},
-                **settings,
-            }
-        )
-        arms = []
-        for arm in NoiseSettings(ratios=ratios, seed=3).arms():
-            attempt = Store(tmp_path / store).attempt("pretrain", f"arm-{arm.ratio}")
-            arms.append(ArmPlan(arm.name, arm.hashed(), str(attempt.path), tuple(map(str, attempt.earlier))))
-        plan = GroupPlan(str(data or tiny_data), pretrain.model_dump(mode="json"), seed=1, threads=1, arms=tuple(arms))
-        return replace(plan, decode_threads=2)
+        return group_plan(tmp_path / store, data or tiny_data, ratios, **settings)
 
     return make
