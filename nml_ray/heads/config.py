@@ -35,7 +35,8 @@ class HeadSetting(Settings):
     """Passes over the training features."""
 
     batch: Annotated[int, Field(ge=2)] = 64
-    """Rows in a step. Of an epoch's last, incomplete batch nothing is used; the order differs from epoch to epoch."""
+    """Rows in a step; all of them where there are fewer. Of an epoch's last, incomplete batch nothing is used; the
+    order differs from epoch to epoch."""
 
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up."""
@@ -81,7 +82,7 @@ class MlpOptions(HeadSetting):
     residual: bool = False
     """Z = s * mlp(f) + f with a learnable scale s for each dimension, instead of Z = mlp(f)."""
 
-    residual_init: float = 1.0
+    residual_init: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """What each residual scale begins at."""
 
 

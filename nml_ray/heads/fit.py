@@ -14,6 +14,7 @@ from nml_ray.data.draw import Draws
 from nml_ray.heads import losses
 from nml_ray.heads.adamw import AdamW
 from nml_ray.heads.config import HeadSetting, NMTune
+from nml_ray.heads.errors import HeadError
 from nml_ray.heads.fitted import FittedHead, Labels, Values
 from nml_ray.heads.modules import Head, new_head
 from nml_ray.heads.order import epoch_rows, view_pair
@@ -34,24 +35,30 @@ def fit(setting: HeadSetting, features: Values, labels: Labels, key_hashes: Draw
 
     Args:
         setting: the head and how it is optimised.
-        features: [N, D], or cached views of the same samples [V, N, D]; all but a `pair` of views use the first view.
-        labels: int64[N], any values.
+        features: float16, float32 or float64, [N, D] with N >= 2, or cached views of the same samples [V, N, D]; all
+            but a `pair` of views use the first view. Values must be finite in the setting's dtype.
+        labels: int64[N], any values. Where N is below the setting's batch, all rows make one batch.
         key_hashes: uint64[N] (`data.draw.key_hashes`); with `seed` they decide the order and the drawn views.
         seed: initialisation, order and views.
 
     Returns:
         The fitted head; see `FittedHead.diverged` for fits whose loss left the finite numbers.
+
+    Raises:
+        HeadError: there are fewer than two rows.
     """
     views = features if features.ndim == 3 else features[None]
+    if not (isinstance(setting, NMTune) and setting.views == "pair"):
+        views = views[:1]
     classes, targets = np.unique(labels, return_inverse=True)
+    if len(targets) < 2:
+        raise HeadError(f"{len(targets)} sample(s) to fit a head on", expected="at least 2")
     with single_thread():
         shift, scale = _standardisation(views[0]) if setting.standardise else (None, None)
         head = new_head(setting, views.shape[2], len(classes), seed)
         fitted = FittedHead(setting, classes, head, shift, scale, ())
         batch = min(setting.batch, len(targets))
-        epochs = _epochs(
-            setting, torch.stack([fitted.prepare(view) for view in views]), torch.from_numpy(targets), key_hashes, seed
-        )
+        epochs = _epochs(setting, fitted.prepare(views), torch.from_numpy(targets), key_hashes, seed)
         steps = optimise(head, setting, epochs, batch, len(targets) // batch)
         head.eval()
     means = [float(epoch.mean()) for epoch in steps]
@@ -127,16 +134,15 @@ def learning_rate(setting: HeadSetting, step: int, total: int) -> float:
 
 
 def _epochs(setting: HeadSetting, views: Tensor, targets: Tensor, key_hashes: Draws, seed: int) -> Iterator[Epoch]:
-    """Each epoch's rows, gathered once; a pair is two views where the features [V, N, D] have them.
+    """Each epoch's rows, gathered once: those of a pair where `views` [V, N, D] has more than one.
 
     With a single view the pair would be two equal halves, where the gradient of the singular values is arbitrary:
     the B unique rows take their place.
     """
     batch = min(setting.batch, len(targets))
-    pair = isinstance(setting, NMTune) and setting.views == "pair" and len(views) > 1
     for epoch in range(setting.epochs):
         rows = epoch_rows(key_hashes, seed, epoch, batch)
-        if pair:
+        if len(views) > 1:
             first, second = (chosen[rows] for chosen in view_pair(key_hashes, seed, epoch, len(views)))
             yield Epoch(views[first, rows], views[second, rows], targets[rows])
         else:
@@ -147,4 +153,5 @@ def _standardisation(features: Values) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [D] over rows in float64; 1 where a feature is constant."""
     exact = torch.tensor(np.ascontiguousarray(features), dtype=torch.float64)
     deviation, mean = torch.std_mean(exact, dim=0, correction=0)
-    return mean, torch.where(deviation > 0, deviation, 1)
+    varies = (exact.amax(dim=0) > exact.amin(dim=0)) & (deviation > 0)
+    return mean, torch.where(varies, deviation, 1)

@@ -46,7 +46,7 @@ class FittedHead:
         return len(self.losses) < self.setting.epochs
 
     def transform(self, features: Values) -> Values:
-        """Z [N, D] of features [N, D], in the setting's dtype."""
+        """Z [N, D] of features [N, D], N >= 0, in the setting's dtype."""
         return self._apply(features, self.head.transform)
 
     def predict_logits(self, features: Values) -> Values:
@@ -58,7 +58,7 @@ class FittedHead:
         return self.classes[self.predict_logits(features).argmax(axis=1)]
 
     def prepare(self, features: Values) -> Tensor:
-        """Features as the head takes them: a copy in its dtype, standardised where the setting says so."""
+        """Features [..., D] as the head takes them: a copy in its dtype, standardised where the setting says so."""
         rows = torch.tensor(np.ascontiguousarray(features), dtype=getattr(torch, self.setting.dtype))
         return rows if self.shift is None or self.scale is None else rows.sub_(self.shift).div_(self.scale)
 
@@ -89,5 +89,6 @@ class FittedHead:
 
     def _apply(self, features: Values, function: Callable[[Tensor], Tensor]) -> Values:
         with single_thread(), torch.no_grad():
-            parts = [function(self.prepare(features[at : at + _CHUNK])) for at in range(0, len(features), _CHUNK)]
+            starts = range(0, max(len(features), 1), _CHUNK)
+            parts = [function(self.prepare(features[at : at + _CHUNK])) for at in starts]
             return torch.cat(parts).numpy()

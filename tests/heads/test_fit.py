@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nml_ray.data.draw import key_hashes
 from nml_ray.heads.config import HeadSetting, head_setting
+from nml_ray.heads.errors import HeadError
 from nml_ray.heads.fit import fit, learning_rate
 from nml_ray.heads.fitted import FittedHead
 from nml_ray.heads.order import epoch_rows, view_pair
@@ -125,6 +126,64 @@ def test_view_pairs_are_ordered_different_and_all_occur() -> None:
     assert (first != second).all()
     counts = np.unique(np.stack([first, second]), axis=1, return_counts=True)[1]
     assert len(counts) == 6 and counts.min() > 60
+
+
+@pytest.mark.parametrize(("head", "preset"), ALL)
+def test_float16_features_are_what_they_say(head: str, preset: str) -> None:
+    features, labels, hashes = samples()
+    half = features.astype(np.float16)
+    one = fit(quick(head, preset, standardise=True), half, labels, hashes, seed=0)
+    two = fit(quick(head, preset, standardise=True), half.astype(np.float32), labels, hashes, seed=0)
+    assert one.losses == two.losses
+    assert np.array_equal(one.predict_logits(half), two.predict_logits(half.astype(np.float32)))
+
+
+def test_arrays_of_any_layout_are_the_same_fit() -> None:
+    features, labels, hashes = samples()
+    one = fit(quick("mlp"), features, labels, hashes, seed=0)
+    wide, strided = np.zeros((N, 2 * D), np.float32), np.zeros(2 * N, np.int64)
+    wide[::-1, ::2], strided[::2] = features, labels
+    two = fit(quick("mlp"), wide[::-1, ::2], strided[::2], hashes, seed=0)
+    three = fit(quick("mlp"), np.asfortranarray(features), labels, hashes, seed=0)
+    assert one.losses == two.losses == three.losses
+
+
+def test_fewer_rows_than_a_batch_are_one_batch() -> None:
+    features, labels, hashes = samples()
+    one = fit(quick("nmtune", "official").model_copy(update={"batch": N}), features, labels, hashes, seed=0)
+    two = fit(quick("nmtune", "official").model_copy(update={"batch": 4 * N}), features, labels, hashes, seed=0)
+    assert one.losses == two.losses
+    assert int(one.head.state_dict()["mlp.1.num_batches_tracked"]) == 4
+
+
+def test_a_last_batch_of_one_row_is_dropped() -> None:
+    features, labels, hashes = (part[:65] for part in samples())
+    fitted = fit(quick("nmtune", "official"), features, labels, hashes, seed=0)
+    assert int(fitted.head.state_dict()["mlp.1.num_batches_tracked"]) == 4 * 2
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_less_than_two_rows_are_refused(rows: int) -> None:
+    features, labels, hashes = (part[:rows] for part in samples())
+    with pytest.raises(HeadError, match=rf"^{rows} sample\(s\) to fit a head on; expected at least 2$"):
+        fit(quick("nmtune", "official"), features, labels, hashes, seed=0)
+
+
+def test_standardisation_leaves_constant_features_alone() -> None:
+    features, labels, hashes = samples()
+    features[:, 3] = 0.1  # its mean in float64 is not exactly it
+    fitted = fit(quick("linear_probe", standardise=True, dtype="float64"), features, labels, hashes, seed=0)
+    assert fitted.scale is not None and float(fitted.scale[3]) == 1
+    assert np.abs(fitted.transform(features)[:, 3]).max() < 1e-12
+
+
+@pytest.mark.parametrize(("head", "preset"), ALL)
+def test_no_rows_get_no_predictions(head: str, preset: str) -> None:
+    features, *_ = samples()
+    fitted = fit(quick(head, preset), *samples(), seed=0)
+    assert fitted.predict(features[:0]).shape == (0,)
+    assert fitted.predict_logits(features[:0]).shape == (0, 4)
+    assert fitted.transform(features[:0]).shape == (0, D)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
