@@ -198,7 +198,8 @@ def _space_tables(arms: Sequence[ArmResult], several: bool) -> list[Shown]:
     """A table for each transform; the captions say what they are and that heads and encoder share them."""
     interval = ", mean ± half of the 95 % interval over pre-training seeds" if several else ""
     captions = {
-        "raw": f"In nats{interval}. Transform raw: Z as it is, like the encoder's features above.",
+        "raw": "Z, the features as each head hands them to its classifier, measured in nats"
+        f"{interval}. Transform raw: values as they are, like those of the encoder's features above.",
         "official": "The same under the transform official, again like the encoder's features above: rows "
         "L2-normalised, then centred within each row, as in the authors' code. Where the two tables order the heads "
         "differently, the lengths and means of the feature vectors make the difference.",
