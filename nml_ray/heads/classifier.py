@@ -72,18 +72,18 @@ class HeadClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         features, labels = validate_data(self, X, y, dtype=_FLOATS)
         check_classification_targets(labels)
         _check_size(features, setting.dtype)
-        self.classes_, targets = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise HeadError(f"one class ({self.classes_.tolist()[0]!r})", where="y", expected="at least 2 classes")
+        classes, targets = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise HeadError(f"one class ({classes.tolist()[0]!r})", where="y", expected="at least 2 classes")
         keys = key_hashes(str(row) for row in range(len(features)))
-        self.head_ = fitting.fit(setting, features, targets, keys, seed)
-        if self.head_.diverged:
+        fitted = fitting.fit(setting, features, targets, keys, seed)
+        if fitted.diverged:
             raise HeadError(
-                f"the loss left the finite numbers in epoch {len(self.head_.losses) + 1} of {setting.epochs}",
+                f"the loss left the finite numbers in epoch {len(fitted.losses) + 1} of {setting.epochs}",
                 where=type(self).__name__,
                 expected=f"a learning_rate below {setting.learning_rate:g}, or standardise=True",
             )
-        self._n_features_out = features.shape[1]
+        self.head_, self.classes_, self._n_features_out = fitted, classes, features.shape[1]
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:

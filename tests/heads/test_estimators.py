@@ -164,6 +164,15 @@ def test_float16_features_are_taken_as_they_are(kind: type) -> None:
     assert np.array_equal(one.predict_proba(half), two.predict_proba(half.astype(np.float32)))
 
 
+def test_numbers_of_other_types_are_converted() -> None:
+    X, y = samples()
+    whole = np.round(X)
+    probabilities = quick(LinearProbe).fit(whole, y).predict_proba(whole)
+    for kind in (np.int8, ">f4", ">f8", object):
+        other = whole.astype(kind)
+        assert np.array_equal(quick(LinearProbe).fit(other, y).predict_proba(other), probabilities), kind
+
+
 def spoilt(value: float, dtype: Any = np.float32) -> NDArray[Any]:
     features = samples()[0].astype(dtype)
     with np.errstate(over="ignore"):
@@ -209,8 +218,11 @@ def test_one_class_and_one_row() -> None:
 def test_a_fit_that_diverges_is_an_error_that_says_what_to_do() -> None:
     X, y = samples()
     message = "the loss left the finite numbers in epoch 1 of 4; expected a learning_rate below 1e[+]30"
+    head = quick(NMTuneClassifier, learning_rate=1e30)
     with pytest.raises(HeadError, match=message):
-        quick(NMTuneClassifier, learning_rate=1e30).fit(X * 1e6, y)
+        head.fit(X * 1e6, y)
+    with pytest.raises(NotFittedError):
+        head.predict(X)
 
 
 @pytest.mark.parametrize(
