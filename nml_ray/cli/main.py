@@ -12,6 +12,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "nml_ray.cli.run:run",
     "plan": "nml_ray.cli.plan:plan",
     "report": "nml_ray.cli.report:report",
+    "audit": "nml_ray.cli.audit:audit",
     "ledger": "nml_ray.cli.ledger:ledger",
     "data": "nml_ray.cli.data:data",
     "schema": "nml_ray.cli.schema:schema",

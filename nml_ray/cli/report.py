@@ -21,12 +21,10 @@ def report(run: str, storage: str) -> int:
       nml-ray report runs/studies/demo
     """
     from nml_ray.cli.run import tell
-    from nml_ray.study.execute import execute, plan_job
-    from nml_ray.study.job import read_job
+    from nml_ray.study.execute import execute, plan_job, read_run
     from nml_ray.study.progress import display
 
-    directory = find_run(run, storage)
-    job, _ = read_job(directory / "job.yaml", (f"run.storage={_quoted(directory.parent.parent)}",))
+    job = read_run(find_run(run, storage))
     _, planned = plan_job(job, "report")
     missing = [name for name, one in planned.items() if one.state == "to do" and name != "report"]
     if missing:
@@ -50,9 +48,3 @@ def find_run(run: str, storage: str) -> Path:
     raise UserError(
         f"no study '{run}'", where="RUN", expected=f"a directory with job.yaml, or a name in {studies}: {known}"
     )
-
-
-def _quoted(path: Path) -> str:
-    import json
-
-    return json.dumps(str(path))

@@ -1,5 +1,6 @@
 """A job from plan to report: the run's directory, the stages, what is said at the end."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,13 +13,16 @@ from nml_ray.storage.artifact import Artifact, Store
 from nml_ray.storage.atomic import write_bytes, write_json
 from nml_ray.study.expand import Study, expand
 from nml_ray.study.graph import ordered, until
-from nml_ray.study.job import Job
+from nml_ray.study.job import Job, read_job
 from nml_ray.study.plan import Planned, plan
 from nml_ray.study.runner import Display, Outcome, run
 from nml_ray.study.task import Context
 
 REPORT = "report.html"
 HEADLINE = "headline.txt"
+JOB = "job.yaml"
+STAGES = "stages.json"
+GIVEN = "given"  # links to the data that the user gave
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,16 @@ def store_of(job: Job) -> Store:
 def run_directory(job: Job) -> Path:
     """Where the job's own files lie: job.yaml, stages.json, the report."""
     return store_of(job).root / "studies" / job.name
+
+
+def read_run(directory: Path) -> Job:
+    """The job that a study's directory keeps, with the storage in which that directory lies now.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    storage = json.dumps(str(directory.parent.parent))
+    return read_job(directory / JOB, (f"run.storage={storage}",))[0]
 
 
 def plan_job(job: Job, target: str = "") -> tuple[Study, dict[str, Planned]]:
@@ -86,7 +100,7 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
     if inline:
         os.environ["OMP_NUM_THREADS"] = str(job.threads)
     context = Context(store_of(job), inline, job.threads, job.run, lambda: _start_ray(job))
-    outcome = run(planned, context, display, study.given, directory / "given")
+    outcome = run(planned, context, display, study.given, directory / GIVEN)
     _write_stages(directory, planned, outcome.artifacts)
     _copy_report(directory, outcome)
     return Run(directory, outcome)
@@ -96,7 +110,7 @@ def write_job(job: Job, directory: Path) -> None:
     """Write the job as it was understood, all defaults filled in."""
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(directory / "job.yaml", text.encode())
+    write_bytes(directory / JOB, text.encode())
 
 
 def _start_ray(job: Job) -> None:
@@ -107,7 +121,7 @@ def _start_ray(job: Job) -> None:
 
 def _write_stages(directory: Path, planned: Mapping[str, Planned], artifacts: Mapping[str, Artifact]) -> None:
     paths = {name: os.path.relpath(artifacts[name].path, directory) for name in planned if name in artifacts}
-    write_json(directory / "stages.json", paths)
+    write_json(directory / STAGES, paths)
 
 
 def _copy_report(directory: Path, outcome: Outcome) -> None:
