@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from nml_ray.cli.data_look import inspect, verify
 from nml_ray.cli.data_shard import shard
 from nml_ray.cli.options import class_names
 from nml_ray.config.errors import UserError
@@ -17,10 +18,13 @@ def data() -> None:
     Examples:
       nml-ray data index /data/flowers --classes names.txt
       nml-ray data shard /data/flowers /data/flowers-tars
+      nml-ray data verify /data/flowers-tars --mark-bad
+      nml-ray data inspect /data/flowers-tars --sheet flowers.png
     """
 
 
-data.add_command(shard)
+for command in (shard, verify, inspect):
+    data.add_command(command)
 
 
 @data.command()

@@ -1,0 +1,95 @@
+"""`nml-ray data shard`, `verify` and `inspect` as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nml_ray.cli.main import call
+from nml_ray.data.dataset import Dataset
+from nml_ray.data.indexing import index_directory
+from tests.small_images import image_tree, picture, sorted_tars
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    image_tree(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["shard", "verify", "inspect", "index"])
+def test_every_command_shows_an_example_of_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["data", command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Examples:" in text and f"nml-ray data {command}" in text
+
+
+def test_from_a_folder_to_a_contact_sheet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "images/cat/readme.txt").write_text("x")
+    command = ["data", "shard", "images", "out", "--samples-per-shard", "10", "--licence", "CC0-1.0"]
+    assert call(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("24 samples, 3 classes, 3 tars, digest ")
+    assert "1 files are no images and left out (.txt: 1)" in captured.err
+    assert call(command) == 0
+    assert "3 tars (3 kept)" in capsys.readouterr().out
+    assert call(["data", "verify", "out"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("sound") == 7 and "images   can be decoded" in out
+    assert call(["data", "inspect", "out", "--sheet", "sheet.png", "--batch", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "3, 8 to 8 samples each" in out and "cat 8, dog 8, owl 8" in out and "CC0-1.0" in out
+    assert "9 jpg, 9 png, 6 webp" in out and "warning" not in out
+    assert Image.open(here / "sheet.png").size[1] == 3 * 100 + 4
+
+
+def test_verify_fails_and_marks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "images/cat/cat.v0.jpg").write_bytes(picture(0)[:200])
+    assert call(["data", "shard", "images", "out", "--short-side", "8"]) == 0
+    assert "1 images cannot be decoded and are in the tars as they came (the first is 'cat/cat_v0')" in (
+        capsys.readouterr().err
+    )
+    assert call(["data", "verify", "out"]) == 1
+    out = capsys.readouterr().out
+    assert "1 wrong" in out and "key 'cat/cat_v0' cannot be decoded (" in out and "--mark-bad" in out
+    assert call(["data", "verify", "out", "--mark-bad"]) == 0
+    assert "1 undecodable images are excluded from now on" in capsys.readouterr().out
+    assert json.loads((here / "out/dataset.json").read_text())["known_bad"] == ["cat/cat_v0"]
+    assert call(["data", "verify", "out", "--no-decode"]) == 0
+    assert "not looked at" in capsys.readouterr().out
+    assert call(["data", "inspect", "out"]) == 0
+    assert "24, 1 of them known to be bad" in capsys.readouterr().out
+
+
+def test_class_sorted_tars_are_warned_of_and_mended(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sorted_tars(here / "in")
+    before = index_directory(here / "in")
+    options = ["--batch", "64", "--lanes", "8", "--shuffle-block", "10"]
+    assert call(["data", "inspect", "in", *options]) == 0
+    out = capsys.readouterr().out
+    assert "below 80 %: the shards are sorted by class" in out and "nml-ray data shard in OUT" in out
+    assert call(["data", "shard", "in", "out", "--samples-per-shard", "250"]) == 0
+    assert call(["data", "inspect", "out", *options]) == 0
+    assert "below 80 %" not in capsys.readouterr().out
+    assert Dataset.open(here / "out").digest == before.digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shard", "imags", "out"], "SOURCE: 'imags' does not exist; expected an image folder"),
+        (["shard", "images", "images/out"], "images/out: lies in the source images"),
+        (["shard", "torchvision:CIFAR1", "out", "--root", "x"], "torchvision:CIFAR1: no such data set"),
+        (["shard", "images", "out", "--classes", "none.txt"], "none.txt: cannot be read"),
+        (["verify", "images"], "images/dataset.json: is missing"),
+        (["inspect", "images"], "images/dataset.json: is missing"),
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert call(["data", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"nml-ray: {message}") and captured.err.count("\n") == 1 and captured.out == ""
