@@ -152,8 +152,9 @@ class _EpochAuditor:
     def whole_steps(self, moved: Numbers, planned_slot: Numbers) -> NDArray[np.bool_]:
         """Marks the records of steps that fed exactly the batch of another step, told as one finding a step."""
         plan, told = self.plan, np.zeros(len(self.rows), bool)
-        for step in np.unique(self.rows.step[moved]).tolist():
-            rows = moved[self.rows.step[moved] == step]
+        moved = moved[np.argsort(self.rows.step[moved], kind="stable")]
+        steps, starts = np.unique(self.rows.step[moved], return_index=True)
+        for step, rows in zip(steps.tolist(), np.split(moved, starts[1:]), strict=False):
             shift = np.unique(planned_slot[rows] - self.slots[rows])
             if len(rows) == plan.batch and len(shift) == 1 and shift[0] % plan.batch == 0:
                 other = step + int(shift[0]) // plan.batch
