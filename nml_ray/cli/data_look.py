@@ -71,7 +71,7 @@ def _tell(verdict: "Verdict", directory: Path, decoded: bool) -> None:
     if verdict.mended:
         click.echo(f"  {len(verdict.mended):,} of them can be decoded (the first is '{verdict.mended[0]}')")
     if verdict.marked:
-        click.echo(f"{len(verdict.undecodable):,} undecodable images are excluded from now on")
+        click.echo(f"excluded from now on: {len(verdict.undecodable):,} undecodable images")
     elif verdict.undecodable and not verdict.problems:
         click.echo(f"to exclude them: nml-ray data verify {directory} --mark-bad")
     elif verdict.problems:

@@ -116,7 +116,7 @@ def shard(
         click.echo(f"  {warning}", err=True)
     if failed := written.not_resized:
         click.echo(
-            f"  {len(failed)} images cannot be decoded and are in the tars as they came (the first is "
+            f"  images that cannot be decoded and are in the tars as they came: {len(failed)} (the first is "
             f"'{failed[0]}'): nml-ray data verify {directory} --mark-bad",
             err=True,
         )
@@ -132,7 +132,8 @@ def progress_lines(unit: str) -> Callable[[int, int], None]:
         first, now = done if first is None else first, time.monotonic()
         if now - last >= _LINE or (done == total and now - start >= _LINE):
             last, rate = now, (done - first) / (now - start)
+            speed = f", {rate:,.0f}/s" if rate else ""
             left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""
-            click.echo(f"{done:,}/{total:,} {unit}, {rate:,.1f}/s{left}", err=True)
+            click.echo(f"{done:,}/{total:,} {unit}{speed}{left}", err=True)
 
     return show

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
+from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.draw import draw
 from nml_ray.data.index import IMAGE_EXTENSIONS
@@ -92,10 +93,16 @@ def summarise(
         look: images whose headers are read, drawn by key.
 
     Raises:
-        UserError: lanes that do not divide the batch.
+        UserError: lanes that do not divide the batch; a label that is none of the classes.
     """
     good = dataset.good
     labels = dataset.label[good]
+    if len(labels) and labels.max() >= len(dataset.classes):
+        raise UserError(
+            f"label {labels.max()} of {len(dataset.classes)} classes",
+            where=str(dataset.directory),
+            expected="a sound data set; see `nml-ray data verify`",
+        )
     words = _caption_words(dataset)
     codes = np.bincount(dataset.image_extension[good], minlength=len(IMAGE_EXTENSIONS) + 1)
     sides, modes = _pixels(dataset, look)

@@ -121,6 +121,8 @@ def verify(
     tasks = (ShardTask(directory, shard, info.classes, info.key_prefix, bad, decode) for shard in info.shards)
     findings: dict[str, ShardFindings] = {}
     sizes, done = {shard.name: shard.samples for shard in info.shards}, 0
+    if progress:
+        progress(0, info.samples)
     for found in spread(look_at, tasks, max(1, min(workers, len(info.shards)))):
         findings[found.name] = found
         done += sizes[found.name]

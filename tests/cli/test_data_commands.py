@@ -32,7 +32,7 @@ def test_from_a_folder_to_a_contact_sheet(here: Path, capsys: pytest.CaptureFixt
     assert call(command) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("24 samples, 3 classes, 3 tars, digest ")
-    assert "1 files are no images and left out (.txt: 1)" in captured.err
+    assert "files that are no images, left out: 1 (.txt: 1)" in captured.err
     assert call(command) == 0
     assert "3 tars (3 kept)" in capsys.readouterr().out
     assert call(["data", "verify", "out"]) == 0
@@ -48,14 +48,14 @@ def test_from_a_folder_to_a_contact_sheet(here: Path, capsys: pytest.CaptureFixt
 def test_verify_fails_and_marks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "images/cat/cat.v0.jpg").write_bytes(picture(0)[:200])
     assert call(["data", "shard", "images", "out", "--short-side", "8"]) == 0
-    assert "1 images cannot be decoded and are in the tars as they came (the first is 'cat/cat_v0')" in (
+    assert "images that cannot be decoded and are in the tars as they came: 1 (the first is 'cat/cat_v0')" in (
         capsys.readouterr().err
     )
     assert call(["data", "verify", "out"]) == 1
     out = capsys.readouterr().out
     assert "1 wrong" in out and "key 'cat/cat_v0' cannot be decoded (" in out and "--mark-bad" in out
     assert call(["data", "verify", "out", "--mark-bad"]) == 0
-    assert "1 undecodable images are excluded from now on" in capsys.readouterr().out
+    assert "excluded from now on: 1 undecodable images" in capsys.readouterr().out
     assert json.loads((here / "out/dataset.json").read_text())["known_bad"] == ["cat/cat_v0"]
     assert call(["data", "verify", "out", "--no-decode"]) == 0
     assert "not looked at" in capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_class_sorted_tars_are_warned_of_and_mended(here: Path, capsys: pytest.C
     [
         (["shard", "imags", "out"], "SOURCE: 'imags' does not exist; expected an image folder"),
         (["shard", "images", "images/out"], "images/out: lies in the source images"),
-        (["shard", "torchvision:CIFAR1", "out", "--root", "x"], "torchvision:CIFAR1: no such data set"),
+        (["shard", "torchvision:CIFAR10", "out"], "torchvision:CIFAR10: where are its files?"),
         (["shard", "images", "out", "--classes", "none.txt"], "none.txt: cannot be read"),
         (["verify", "images"], "images/dataset.json: is missing"),
         (["inspect", "images"], "images/dataset.json: is missing"),
@@ -92,4 +92,5 @@ def test_mistakes_are_one_line_and_code_2(
 ) -> None:
     assert call(["data", *arguments]) == 2
     captured = capsys.readouterr()
+    assert not (here / "out").exists()
     assert captured.err.startswith(f"nml-ray: {message}") and captured.err.count("\n") == 1 and captured.out == ""

@@ -66,7 +66,7 @@ def test_a_folder_keeps_bytes_and_labels_by_directory(tmp_path):
     (tmp_path / "images/cat/notes.txt").write_text("x")
     (tmp_path / "images/cat/._a.jpg").write_bytes(b"of another system")
     with opened_source(str(tmp_path / "images"), tmp_path / "out") as listing:
-        assert listing.notes == ("1 files are no images and left out (.txt: 1)",)
+        assert listing.notes == ("files that are no images, left out: 1 (.txt: 1)",)
     written = shard(tmp_path / "images", tmp_path / "out")
     assert (written.kept, written.info.samples, len(written.info.shards)) == (0, 24, 5)
     found = contents(tmp_path / "out")

@@ -56,7 +56,7 @@ def test_a_sound_data_set(shards):
         "digest": 1,
         "images": 20,
     }
-    assert seen == [(8, 20), (16, 20), (20, 20)]
+    assert seen == [(0, 20), (8, 20), (16, 20), (20, 20)]
     assert verify(shards, decode=False).looked_at["images"] == 0
 
 
@@ -270,6 +270,23 @@ def test_a_summary_without_labels_or_readable_images(tmp_path):
     summary = summarise(Dataset.open(tmp_path))
     assert summary.mixing is None and summary.modes == {"unreadable": 1} and summary.sides == {}
     assert contact_sheet(Dataset.open(tmp_path)).getpixel((170, 4)) == (200, 30, 30)
+
+
+def test_labels_without_a_class_are_refused(shards):
+    save_info(shards, read_info(shards).model_copy(update={"classes": ("cat",)}))
+    with pytest.raises(UserError, match="label 1 of 1 classes"):
+        summarise(Dataset.open(shards))
+
+
+def test_empty_shards_are_no_trouble(tmp_path):
+    write_tar(tmp_path / "a.tar", [])
+    write_tar(tmp_path / "b.tar", [("k", {"jpg": picture(0), "txt": b" a  caption "})])
+    write_tar(tmp_path / "c.tar", [])
+    index_directory(tmp_path)
+    assert verify(tmp_path).sound
+    summary = summarise(Dataset.open(tmp_path))
+    assert summary.samples == 1 and summary.caption_words is not None and summary.caption_words.most == 2
+    assert contact_sheet(Dataset.open(tmp_path)).size[1] == 104
 
 
 def test_a_contact_sheet_shows_the_images(shards):

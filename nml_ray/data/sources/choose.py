@@ -52,6 +52,7 @@ def opened_source(source: str, directory: Path, options: SourceOptions = SourceO
     Raises:
         UserError: none of these; a directory inside the source; or as the source's own reader.
     """
+    _check(source, options)
     if Path(source).is_dir() and directory.resolve().is_relative_to(Path(source).resolve()):
         raise UserError(f"lies in the source {source}", where=str(directory), expected="a directory outside it")
     directory.mkdir(parents=True, exist_ok=True)
@@ -64,16 +65,25 @@ def _listing(source: str, spool: Spool, options: SourceOptions) -> Listing:
     if source.startswith(TORCHVISION):
         from nml_ray.data.sources.torchvision_set import torchvision_listing
 
-        if options.root is None:
-            raise UserError("where are its files?", where=source, expected="--root DIR (nothing is downloaded)")
+        assert options.root is not None
         name = source.removeprefix(TORCHVISION)
         return torchvision_listing(name, options.root, options.split, spool, options.classes)
     if path.is_file() and path.suffix == ".tar":
         return tar_listing(path.parent, [path], options.classes, options.key_prefix, options.image)
-    if path.is_file() and path.suffix in TABLES:
+    if path.is_file():
         return table_listing([path], spool, options.columns, options.root, options.classes)
-    if path.is_dir():
-        return _directory(path, spool, options)
+    return _directory(path, spool, options)
+
+
+def _check(source: str, options: SourceOptions) -> None:
+    """Refuses what is no source before anything is written."""
+    path = Path(source)
+    if source.startswith(TORCHVISION):
+        if options.root is None:
+            raise UserError("where are its files?", where=source, expected="--root DIR (nothing is downloaded)")
+        return
+    if path.is_dir() or (path.is_file() and path.suffix in (*TABLES, ".tar")):
+        return
     what = f"has extension '{path.suffix}'" if path.exists() else "does not exist"
     raise UserError(
         f"'{source}' {what}",

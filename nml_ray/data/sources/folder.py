@@ -30,7 +30,7 @@ def image_folder(root: Path, classes: Sequence[str] | None = None) -> Listing:
             found.append((path, entry.stat()))
         else:
             others["." + extension if "." in entry.name else "none"] += 1
-    notes = [f"{sum(others.values())} files are no images and left out ({_counts(others)})"] if others else []
+    notes = [f"files that are no images, left out: {sum(others.values())} ({_counts(others)})"] if others else []
     if not found:
         kinds = f"; it has files of extension {_counts(others)}" if others else ""
         raise UserError(f"no image{kinds}", where=str(root), expected="files " + ", ".join(IMAGE_EXTENSIONS))
