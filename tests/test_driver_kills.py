@@ -85,7 +85,7 @@ def test_killed_in_every_stage_without_ray(command, undisturbed, tmp_path):
     killed = [
         kind
         for kind in ("ledger", "pretrain", "extract", "spectrum", "heads", "report")
-        if kill_in([*command, "--inline"], tmp_path, kind) is not None
+        if kill_in([*command, "--inline", "--until", kind], tmp_path, kind) is not None
     ]
     assert {"pretrain", "heads", "report"} <= set(killed)
     finish([*command, "--inline"], tmp_path)
@@ -93,7 +93,11 @@ def test_killed_in_every_stage_without_ray(command, undisturbed, tmp_path):
 
 
 def test_killed_in_every_ray_stage(command, undisturbed, tmp_path):
-    left = [process for kind in ("pretrain", "extract", "heads") for process in kill_in(command, tmp_path, kind) or ()]
+    left = [
+        process
+        for kind in ("pretrain", "extract", "heads")
+        for process in kill_in([*command, "--until", kind], tmp_path, kind) or ()
+    ]
     finish(command, tmp_path)
     assert numbers(tmp_path) == undisturbed
     _, alive = psutil.wait_procs(left, timeout=90)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import click
 
-from nml_ray.config.errors import UserError
+from nml_ray.config.errors import UserError, nearest_name
 
 COMMANDS: Mapping[str, str] = {
     "run": "nml_ray.cli.run:run",
@@ -30,7 +30,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of a command."""
         if cmd_name not in COMMANDS:
-            return None
+            names = ", ".join(COMMANDS)
+            raise UserError(
+                f"no command '{cmd_name}'", expected=f"one of {names}", nearest=nearest_name(cmd_name, COMMANDS)
+            )
         module, _, name = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command

@@ -1,7 +1,5 @@
 """Samples in, a data set of WebDataset tars out: the same samples give the same bytes."""
 
-import io
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,21 +82,12 @@ def shuffled(hashes: Draws, seed: int) -> NDArray[np.int64]:
 
 
 def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
-    """Write one tar, which appears whole: of each sample (key, bytes by extension) the members by extension.
+    """Write one tar, which appears whole: of each sample (key, bytes by extension) the members by extension."""
+    from webdataset import TarWriter  # it imports torch: only where tars are written
 
-    The bytes are those of webdataset's TarWriter with mtime 0, without its imports.
-    """
-    with (
-        replacing(path) as temporary,
-        open(temporary, "wb") as file,
-        tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-    ):
+    with replacing(path) as temporary, open(temporary, "wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
         for key, members in samples:
-            for extension, content in sorted(members.items()):
-                header = tarfile.TarInfo(f"{key}.{extension}")
-                header.size, header.mtime, header.mode = len(content), 0, 0o444
-                header.uname = header.gname = "bigdata"
-                tar.addfile(header, io.BytesIO(content))
+            tar.write({"__key__": key, **members})
 
 
 def check_key(key: str, where: str) -> None:

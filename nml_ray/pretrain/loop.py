@@ -102,6 +102,8 @@ class _Run:
                 self._end_epoch(step // self.epoch_steps)
             if (step + 1) % (self.plan.checkpoint_steps or self.epoch_steps) == 0 or step + 1 == self.steps:
                 self._commit(step + 1, log)
+            if all(running.error for running in self.arms):
+                break
         telemetry.close()
         if rank_zero:
             for running in self.arms:
@@ -115,6 +117,7 @@ class _Run:
         for running, saved in zip(self.arms, checkpoints, strict=False):
             state = checkpoint.restore(running.arm, saved)
             running.curves, running.lineage = state["curves"], state["lineage"]
+            self.undecodable = state["undecodable"]
         for running in self.arms:
             running.lineage = [*running.lineage, {"attempt": running.attempt.name, "from_step": step}]
         return step
@@ -165,7 +168,7 @@ class _Run:
         if self.world.rank == 0:
             for running in self.arms:
                 if not running.error:
-                    state = {"curves": running.curves, "lineage": running.lineage}
+                    state = {"curves": running.curves, "lineage": running.lineage, "undecodable": self.undecodable}
                     checkpoint.save(running.arm, running.attempt, step, state)
 
     def outcome(self, running: RunningArm) -> ArmOutcome:

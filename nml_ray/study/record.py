@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("nml_ray", "torch", "torchvision", "ray", "numpy", "pyarrow", "timm", "webdataset", "simplejpeg", "pillow")
+_PACKAGES = ("nml_ray", "torch", "torchvision", "ray", "numpy", "pyarrow", "timm", "webdataset", "pillow")
 
 
 def versions() -> dict[str, str]:

@@ -119,7 +119,7 @@ def test_mistakes_are_one_line_and_code_2(
 @pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "job.yaml", "--inlin"], ["schema", "x"]])
 def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(arguments) == 2
-    assert "Usage:" in capsys.readouterr().err
+    assert "did you mean 'run'" in capsys.readouterr().err
 
 
 def test_a_failure_of_the_work_is_code_1_and_names_stage_and_traceback(

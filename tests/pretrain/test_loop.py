@@ -138,6 +138,7 @@ def test_an_arm_that_diverges_ends_alone(make_plan, monkeypatch):
     assert not good.error
     assert "nan" in bad.error
     assert same(weights(plan, 0), weights(alone, 0))
+    assert [outcome.error for outcome in train(make_plan(("0.3",), store="hopeless"))] == ["loss is nan"]
 
 
 def test_no_global_generator_is_touched(make_plan):
