@@ -116,10 +116,15 @@ def test_mistakes_are_one_line_and_code_2(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "job.yaml", "--inlin"], ["schema", "x"]])
+@pytest.mark.parametrize("arguments", [["run"], ["run", "job.yaml", "--inlin"], ["schema", "x"]])
 def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(arguments) == 2
-    assert "did you mean 'run'" in capsys.readouterr().err
+    assert "Usage:" in capsys.readouterr().err
+
+
+def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["rnu"]) == 2
+    assert "did you mean 'run'?" in capsys.readouterr().err
 
 
 def test_a_failure_of_the_work_is_code_1_and_names_stage_and_traceback(
