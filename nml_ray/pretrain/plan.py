@@ -38,6 +38,11 @@ class GroupPlan:
     decode_threads: int = 1
     checkpoint_steps: int = 0
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "GroupPlan":
+        """The plan whose `dataclasses.asdict` is `data`."""
+        return cls(**{**data, "arms": tuple(ArmPlan(**arm) for arm in data["arms"])})
+
 
 @dataclass(frozen=True)
 class ArmOutcome:

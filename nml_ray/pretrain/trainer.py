@@ -3,7 +3,9 @@
 The worker's own errors come back as values, so that Ray retries only what a retry can mend: a process that died.
 """
 
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -12,7 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from nml_ray.config.errors import UserError
-from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan, attempt_name, progress_of
+from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name, progress_of
 
 RETRIES = 3  # worker deaths that a run survives
 STARTS = 2  # failed starts of the worker group; Ray's own default tries for ever
@@ -40,6 +42,7 @@ def train_on_ray(plan: GroupPlan, workers: int, storage: str) -> list[ArmOutcome
         ),
     )
     returned: Any = trainer.fit().return_value
+    shutil.rmtree(Path(storage) / attempt_name(plan), ignore_errors=True)  # Ray's own; ours lies in the attempts
     if "user_error" in returned:
         raise UserError(returned["user_error"])
     return [ArmOutcome(**outcome) for outcome in returned["outcomes"]]
@@ -49,7 +52,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     from nml_ray.pretrain.loop import train_group
     from nml_ray.pretrain.world import World
 
-    plan = GroupPlan(**{**config, "arms": tuple(ArmPlan(**arm) for arm in config["arms"])})
+    plan = GroupPlan.from_data(config)
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     try:

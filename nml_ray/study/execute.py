@@ -116,7 +116,7 @@ def write_job(job: Job, directory: Path) -> None:
 def _start_ray(job: Job) -> None:
     from nml_ray import session
 
-    session.start(job.run.cpus)
+    session.start(max(job.run.cpus or session.available_cpus(), job.least_cpus()))
 
 
 def _write_stages(directory: Path, planned: Mapping[str, Planned], artifacts: Mapping[str, Artifact]) -> None:

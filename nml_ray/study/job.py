@@ -76,7 +76,14 @@ class Job(Settings):
         self._check_features()
         if self.extracts():
             self._check_splits()
+        if self.run.cpus is not None and self.run.cpus < self.least_cpus():
+            need = f"{self.run.workers} worker(s) of {self.threads} thread(s) need {self.least_cpus()}"
+            raise Misplaced(f"{self.run.cpus} CPUs are too few: {need}", "run", "cpus")
         return self
+
+    def least_cpus(self) -> int:
+        """CPUs that Ray must have to hand out for the largest stage; a smaller machine shares its own among them."""
+        return self.threads * (self.run.workers if self.pretrain else 1)
 
     def given_splits(self) -> tuple[str, ...]:
         """The splits that the data has, before anything is opened."""

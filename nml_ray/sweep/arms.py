@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
 
 import ray
-from ray import tune
 
 from nml_ray.config.errors import UserError
-from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan, attempt_name
+from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name
 from nml_ray.pretrain.trainer import train_on_ray
+from nml_ray.storage.atomic import read_json, write_json
+from nml_ray.sweep.trials import Trial, TrialsFailed
+from nml_ray.sweep.tune import run_trials
+
+OUTCOMES = "outcomes.json"
 
 # A trial's own process only waits for its Train run, which reserves its CPUs in a placement group that Tune does not
 # count. Tune refuses a trial without resources; this one every head node has, and it keeps drivers on a safe node.
@@ -38,30 +42,25 @@ def train_as_trials(plans: Sequence[GroupPlan], workers: int, storage: str) -> l
     Resuming needs nothing of Tune's: finished arms are artifacts and never come here, others have checkpoints.
     """
     at_once = concurrency(ray.cluster_resources().get("CPU", 0), workers, plans[0].threads)
-    trainable = tune.with_parameters(_trial, plans=[asdict(plan) for plan in plans], workers=workers, storage=storage)
-    results = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([DRIVER])),
-        param_space={"number": tune.grid_search(list(range(len(plans))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
-        run_config=tune.RunConfig(name=f"sweep-{attempt_name(plans[0])}", storage_path=storage, verbose=0),
-    ).fit()
-    finished = {result.metrics["number"]: result.metrics["outcomes"] for result in results if not result.error}
-    outcomes = []
-    for number, plan in enumerate(plans):
-        if number in finished:
-            outcomes += [ArmOutcome(**outcome) for outcome in finished[number]]
-        else:
-            outcomes += [ArmOutcome(arm.name, {}, _failure(results, number)) for arm in plan.arms]
-    return outcomes
+    trials = [
+        Trial(attempt_name(plan), "", {"plan": asdict(plan), "workers": workers, "storage": storage}) for plan in plans
+    ]
+    reasons: dict[str, str] = {}
+    try:
+        name = f"sweep-{attempt_name(plans[0])}"
+        run_trials(trials, _train, name=name, storage=Path(storage), resources=DRIVER, max_concurrent=at_once)
+    except TrialsFailed as failed:
+        reasons = failed.reasons
+    return [outcome for plan in plans for outcome in _outcomes(plan, reasons.get(attempt_name(plan), ""))]
 
 
-def _failure(results: Any, number: int) -> str:
-    errors = [str(result.error) for result in results if result.error and result.config["number"] == number]
-    return errors[0] if errors else "the trial never reported"
+def _train(trial: Trial) -> None:
+    plan = GroupPlan.from_data(trial.payload["plan"])
+    outcomes = train_on_ray(plan, trial.payload["workers"], trial.payload["storage"])
+    write_json(Path(plan.arms[0].attempt) / OUTCOMES, [asdict(outcome) for outcome in outcomes])
 
 
-def _trial(config: dict[str, Any], plans: Sequence[dict[str, Any]], workers: int, storage: str) -> None:
-    data = plans[config["number"]]
-    plan = GroupPlan(**{**data, "arms": tuple(ArmPlan(**arm) for arm in data["arms"])})
-    outcomes = train_on_ray(plan, workers, storage)
-    tune.report({"number": config["number"], "outcomes": [asdict(outcome) for outcome in outcomes]})
+def _outcomes(plan: GroupPlan, reason: str) -> list[ArmOutcome]:
+    if reason:
+        return [ArmOutcome(arm.name, {}, reason) for arm in plan.arms]
+    return [ArmOutcome(**outcome) for outcome in read_json(Path(plan.arms[0].attempt) / OUTCOMES)]

@@ -6,7 +6,7 @@ is pickled: finished trials are not submitted again, and Tune's directory is rem
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from nml_ray.sweep.trials import Trial, TrialFunction, TrialsFailed, describe
 LOST_WORKERS = 2
 """Times that a trial is begun anew because its process or machine was lost; its own exceptions are never retried."""
 
+ONE_CPU: Mapping[str, float] = {"CPU": 1}
+
 
 def run_trials(
     trials: Sequence[Trial],
@@ -25,7 +27,7 @@ def run_trials(
     *,
     name: str,
     storage: Path,
-    cpus: float = 1,
+    resources: Mapping[str, float] = ONE_CPU,
     max_concurrent: int | None = None,
     done: Callable[[Trial], None] = lambda trial: None,
 ) -> None:
@@ -36,7 +38,7 @@ def run_trials(
         function: importable by the workers, or picklable.
         name: of Tune's directory below `storage`, new for each call (Tune resumes an old one silently).
         storage: where Tune keeps its own state meanwhile; seen by all nodes.
-        cpus: reserved for each trial.
+        resources: reserved for each trial, by Ray's names.
         max_concurrent: trials at once; as many as the cluster's CPUs allow when None.
         done: called in this process after each trial that did not fail.
 
@@ -49,7 +51,7 @@ def run_trials(
     trainable = tune.with_parameters(_run_one, trials=list(trials), function=function)
     with _quiet():
         results = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": cpus}),
+            tune.with_resources(trainable, tune.PlacementGroupFactory([dict(resources)])),
             param_space={"number": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent),
             run_config=tune.RunConfig(

@@ -45,6 +45,12 @@ def test_names_that_cannot_be_directories(name: str) -> None:
         validate(Job, parse(f"name: '{name}'\n", "job.yaml"))
 
 
+def test_fewer_cpus_than_a_worker_needs_are_refused() -> None:
+    text = "name: a\nthreads: 4\ndata: {icons: {}}\npretrain: {}\nrun:\n  cpus: 2\n"
+    with pytest.raises(UserError, match=r"job\.yaml:6: .*2 CPUs are too few"):
+        validate(Job, parse(text, "job.yaml"))
+
+
 def models(model: type[BaseModel]) -> set[type[BaseModel]]:
     found: set[type[BaseModel]] = set()
     todo: list[Any] = [model]
