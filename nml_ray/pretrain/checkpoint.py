@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nml_ray.pretrain.arm import Arm
+from nml_ray.pretrain.resume import FOLDER, committed
 from nml_ray.storage.atomic import sync_tree
 
-FOLDER = "checkpoints"
 KEPT = 2  # the newest two: arms of a group may commit a step apart when a run is killed
 
 
@@ -37,35 +37,6 @@ def save(arm: Arm, attempt: Path, step: int, state: dict[str, Any]) -> None:
     aside.rename(target)
     for old in committed(attempt)[:-KEPT]:
         shutil.rmtree(old)
-
-
-def committed(attempt: Path) -> list[Path]:
-    """The committed checkpoints of an attempt, oldest first."""
-    return sorted((attempt / FOLDER).glob("step-*"))
-
-
-def step_of(checkpoint: Path) -> int:
-    """Steps consumed when the checkpoint was made."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def common_resume(attempts: list[list[Path]]) -> tuple[int, list[Path]]:
-    """The latest step that every arm of a group has committed, and each arm's checkpoint of it.
-
-    `attempts` lists each arm's attempt directories, newest first; (0, []) where there is no such step.
-    """
-    available = []
-    for own in attempts:
-        steps: dict[int, Path] = {}
-        for attempt in own:
-            for checkpoint in committed(attempt):
-                steps.setdefault(step_of(checkpoint), checkpoint)
-        available.append(steps)
-    shared = set.intersection(*(set(steps) for steps in available)) if available else set()
-    if not shared:
-        return 0, []
-    step = max(shared)
-    return step, [steps[step] for steps in available]
 
 
 def restore(arm: Arm, checkpoint: Path) -> dict[str, Any]:

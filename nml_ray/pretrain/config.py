@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from nml_ray.config.settings import Count, Seed, Settings
 from nml_ray.data.augment import Augmentation, ShiftAugmentation
 from nml_ray.data.config import OrderSettings
+from nml_ray.data.order import largest_divisor
 from nml_ray.models.config import EncoderSettings
 
 Positive = Annotated[float, Field(gt=0)]
@@ -51,11 +52,17 @@ class PretrainSettings(Settings):
     """Share of the target spread over all classes."""
     optimiser: OptimiserSettings = OptimiserSettings()
     """The optimiser and its schedule."""
-    undecodable_limit: Share = 0.001
-    """Share of an epoch's samples that may turn out undecodable before the run is stopped."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
         if self.microbatch and self.batch % self.microbatch:
             raise ValueError(f"microbatch {self.microbatch} does not divide batch {self.batch}")
         return self
+
+    def microbatch_size(self) -> int:
+        """Samples of a microbatch, the default filled in."""
+        return self.microbatch or largest_divisor(self.batch, 256)
+
+    def microbatches(self) -> int:
+        """Microbatches of a batch: the most workers that a run can use."""
+        return self.batch // self.microbatch_size()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyarrow import feather
 
 from nml_ray.data.loader import Hole, Microbatch
-from nml_ray.storage.atomic import sync_directory, sync_tree
+from nml_ray.storage.atomic import sync_directory
 
 FOLDER = "fed"
 
@@ -66,8 +66,10 @@ class FeedingLog:
             folder.mkdir(exist_ok=True)
             aside = folder / f".aside-{self._rank}"
             feather.write_feather(pa.table({**shared, "label": labels[numbers]}), aside, compression="lz4")
+            with open(aside, "rb") as written:
+                os.fsync(written.fileno())
             aside.rename(folder / f"rank-{self._rank}-{step:09d}.arrow")
-            sync_tree(folder)
+            sync_directory(folder)
             self._sync_holes(attempt)
         self._steps, self._batches = [], []
 

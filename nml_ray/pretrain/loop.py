@@ -11,10 +11,12 @@ import torch
 from nml_ray.config.errors import UserError
 from nml_ray.data.config import NoiseArm
 from nml_ray.data.dataset import Dataset
+from nml_ray.data.draw import draw_one
 from nml_ray.data.labels import given_labels
 from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
-from nml_ray.models.preprocess import InputSpec, normalised
+from nml_ray.models.encoder import seeded
+from nml_ray.models.preprocess import normalised
 from nml_ray.pretrain import checkpoint
 from nml_ray.pretrain.arm import Arm, ArmFailed
 from nml_ray.pretrain.config import PretrainSettings
@@ -23,6 +25,7 @@ from nml_ray.pretrain.export import export
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
 from nml_ray.pretrain.objective import seeded_objective
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
+from nml_ray.pretrain.resume import checkpoints, common_resume
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
 from nml_ray.pretrain.world import World
@@ -112,32 +115,44 @@ class _Run:
                     write_curves(running.attempt, running.curves)
 
     def _resume(self) -> int:
-        attempts = [[Path(arm.attempt), *map(Path, arm.earlier)] for arm in self.plan.arms]
-        step, checkpoints = checkpoint.common_resume(attempts)
-        for running, saved in zip(self.arms, checkpoints, strict=False):
+        available = [checkpoints([Path(arm.attempt), *map(Path, arm.earlier)]) for arm in self.plan.arms]
+        step, found = common_resume(available)
+        for running, saved in zip(self.arms, found, strict=False):
             state = checkpoint.restore(running.arm, saved)
             running.curves, running.lineage = state["curves"], state["lineage"]
             self.undecodable = state["undecodable"]
         for running in self.arms:
-            running.lineage = [*running.lineage, {"attempt": running.attempt.name, "from_step": step}]
+            begun = {"attempt": running.attempt.name, "from_step": step, "workers": self.world.size}
+            running.lineage = [*running.lineage, begun]
         return step
 
     def _step(self, step: int, microbatches: Sequence[Microbatch]) -> tuple[list[float | None], float]:
         optimiser = self.settings.optimiser
         warmup = round(optimiser.warmup_epochs * self.epoch_steps)
         rate = learning_rate(step, self.steps, warmup, optimiser.learning_rate)
-        fed = [_tensors(microbatch, self.arms[0].arm.model.encoder.input) for microbatch in microbatches]
+        fed = [self._tensors(microbatch) for microbatch in microbatches]
         self.fed_weight = float(self.settings.batch)
-        losses = [self._step_of(running, fed, rate) for running in self.arms]
+        losses = [self._step_of(running, step, fed, rate) for running in self.arms]
         self._count_undecodable(step)
         return losses, rate
 
-    def _step_of(self, running: RunningArm, fed: Sequence[Any], rate: float) -> float | None:
+    def _tensors(self, microbatch: Microbatch) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Its number in the batch, normalised images, sample numbers and weights."""
+        return (
+            int(microbatch.places[0]) // self.schedule.microbatch,
+            normalised(microbatch.images, self.arms[0].arm.model.encoder.input),
+            torch.from_numpy(microbatch.numbers),
+            torch.from_numpy(microbatch.weights),
+        )
+
+    def _step_of(self, running: RunningArm, step: int, fed: Sequence[Any], rate: float) -> float | None:
         if running.error:
             return None
         running.arm.begin_step()
-        for images, numbers, weights in fed:
-            running.arm.accumulate(images, numbers, weights)
+        for microbatch, images, numbers, weights in fed:
+            # Dropout and drop-path: the same for all arms, whatever the worker (CONTRACTS, Randomness).
+            with seeded(draw_one("dropout", self.plan.seed, "", step, microbatch)):
+                running.arm.accumulate(images, numbers, weights)
         try:
             loss, self.fed_weight = running.arm.update(self.world, rate)
         except ArmFailed as failure:
@@ -149,12 +164,12 @@ class _Run:
         """Stop the run when more images than the limit allows have turned out undecodable."""
         self.undecodable += self.settings.batch - self.fed_weight
         seen = (step + 1) * self.settings.batch
-        allowed = self.settings.undecodable_limit * max(seen, self.epoch_steps * self.settings.batch)
+        allowed = self.plan.undecodable_limit * max(seen, self.epoch_steps * self.settings.batch)
         if self.undecodable > allowed:
             raise UserError(
                 f"{self.undecodable:.0f} of {seen} images could not be decoded (holes-*.jsonl names them)",
                 where=self.plan.data,
-                expected=f"at most {self.settings.undecodable_limit:.2%} of an epoch (pretrain.undecodable_limit)",
+                expected=f"at most {self.plan.undecodable_limit:.2%} of an epoch (run.undecodable_limit)",
             )
 
     def _end_epoch(self, epoch: int) -> None:
@@ -182,11 +197,3 @@ class _Run:
             "final": running.curves[-1] if running.curves else None,
         }
         return ArmOutcome(running.arm.name, facts, running.error)
-
-
-def _tensors(microbatch: Microbatch, spec: InputSpec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return (
-        normalised(microbatch.images, spec),
-        torch.from_numpy(microbatch.numbers),
-        torch.from_numpy(microbatch.weights),
-    )

@@ -27,7 +27,8 @@ class GroupPlan:
     """Arms of one pre-training seed that share a loader and a decoded stream.
 
     `settings` is a dump of `PretrainSettings`; `data` the directory of the training split. The rest says how it
-    runs: `decode_threads` beside the computing `threads`, and a checkpoint every `checkpoint_steps` (0: every epoch).
+    runs: `decode_threads` beside the computing `threads`, a checkpoint every `checkpoint_steps` (0: every epoch), and
+    the share of an epoch's samples that may turn out undecodable before the run is stopped.
     """
 
     data: str
@@ -37,6 +38,7 @@ class GroupPlan:
     arms: tuple[ArmPlan, ...]
     decode_threads: int = 1
     checkpoint_steps: int = 0
+    undecodable_limit: float = 0.001
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "GroupPlan":

@@ -15,6 +15,7 @@ from ray.train.v2.api.config import LoggingConfig
 
 from nml_ray.config.errors import UserError
 from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name, progress_of
+from nml_ray.storage.artifact import Attempt
 
 RETRIES = 3  # worker deaths that a run survives
 STARTS = 2  # failed starts of the worker group; Ray's own default tries for ever
@@ -55,7 +56,13 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     plan = GroupPlan.from_data(config)
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
+    first = Attempt(Path(plan.arms[0].attempt))
+    if first.failure:  # what a worker of this attempt left before Ray started the group again
+        return {"user_error": first.failure}
     try:
         return {"outcomes": [asdict(outcome) for outcome in train_group(plan, world, progress_of(plan))]}
     except UserError as error:
-        return {"user_error": str(error)}
+        if world.size == 1:
+            return {"user_error": str(error)}
+        first.fail(str(error))
+        raise  # the other workers wait for this one in a collective; only its death frees them

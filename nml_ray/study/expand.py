@@ -150,7 +150,7 @@ class _Expansion:
         if pretrain is None:
             return []
         recipe = pretrain.model_dump(mode="json", exclude={"seeds"})
-        recipe["order"] = pretrain.order.hashed()
+        recipe |= {"order": pretrain.order.hashed(), "microbatch": pretrain.microbatch_size()}
         recipe["encoder"], weights = self.weights(pretrain.encoder, "pretrain")
         encoders = []
         for seed in pretrain.seeds:

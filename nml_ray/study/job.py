@@ -36,6 +36,8 @@ class RunSettings(Settings):
     """Threads of each worker that decode images, beside those that compute."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
     """Steps between two checkpoints; 0 for one after every epoch."""
+    undecodable_limit: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    """Share of an epoch's images that may turn out undecodable before pre-training is stopped."""
     extract_workers: Count = 1
     """Processes that extract features side by side."""
     head_workers: Count | None = None
@@ -76,10 +78,18 @@ class Job(Settings):
         self._check_features()
         if self.extracts():
             self._check_splits()
+        self._check_workers()
+        return self
+
+    def _check_workers(self) -> None:
+        if self.pretrain and self.run.workers > (most := self.pretrain.microbatches()):
+            cut = f"a batch of {self.pretrain.batch} is cut into {most} microbatch(es)"
+            raise Misplaced(
+                f"{cut}, too few for {self.run.workers} workers: lower pretrain.microbatch", "run", "workers"
+            )
         if self.run.cpus is not None and self.run.cpus < self.least_cpus():
             need = f"{self.run.workers} worker(s) of {self.threads} thread(s) need {self.least_cpus()}"
             raise Misplaced(f"{self.run.cpus} CPUs are too few: {need}", "run", "cpus")
-        return self
 
     def least_cpus(self) -> int:
         """CPUs that Ray must have to hand out for the largest stage; a smaller machine shares its own among them."""

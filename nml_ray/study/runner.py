@@ -151,7 +151,7 @@ def _other(planned: Planned, store: Store) -> str:
 def _call(
     names: Sequence[str], plan: Mapping[str, Planned], context: Context, display: Display, outcome: Outcome
 ) -> None:
-    tasks = [_task(plan[name], context.store, outcome) for name in names]
+    tasks = [_task(plan[name], context, outcome) for name in names]
     error = ""
     with display.stage(title(tasks), [task.attempt.path for task in tasks]):
         try:
@@ -188,14 +188,14 @@ def _interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _task(planned: Planned, store: Store, outcome: Outcome) -> Task:
+def _task(planned: Planned, context: Context, outcome: Outcome) -> Task:
     stage = planned.stage
     inputs = {role: outcome.artifacts[source] for role, source in stage.inputs.items()}
-    attempt = store.attempt(stage.kind, planned.digest, **_facts(planned, inputs))
+    attempt = context.store.attempt(stage.kind, planned.digest, **_facts(planned, inputs, context))
     return Task(stage, inputs, attempt)
 
 
-def _facts(planned: Planned, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+def _facts(planned: Planned, inputs: Mapping[str, Artifact], context: Context) -> dict[str, Any]:
     stage = planned.stage
     return {
         "stage": stage.name,
@@ -203,6 +203,7 @@ def _facts(planned: Planned, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
         "settings": dict(stage.settings),
         "inputs": {role: f"{artifact.kind}/{artifact.digest}" for role, artifact in inputs.items()},
         "group": stage.group,
+        "run": {"inline": context.inline, "threads": context.threads, **context.run.model_dump(mode="json")},
         "versions": versions(),
         "machine": machine(),
     }

@@ -33,7 +33,7 @@ def dataset_identity(split: str, directory: Path, layout: bool) -> dict[str, Any
         index_directory(directory)
     try:
         info = json.loads(file.read_bytes())
-        identity = {"digest": info["digest"]}
+        identity = {"digest": info["digest"], "classes": len(info["classes"])}  # noise and heads depend on K
         shards = [[Path(shard["name"]).name, shard["digest"]] for shard in info["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         again = f"one written by `nml-ray data index {directory}`"

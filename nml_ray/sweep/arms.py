@@ -48,7 +48,10 @@ def train_as_trials(plans: Sequence[GroupPlan], workers: int, storage: str) -> l
     reasons: dict[str, str] = {}
     try:
         name = f"sweep-{attempt_name(plans[0])}"
-        run_trials(trials, _train, name=name, storage=Path(storage), resources=DRIVER, max_concurrent=at_once)
+        # Not retried: the lost driver's workers may live on for a while, and no two runs may write one attempt.
+        run_trials(
+            trials, _train, name=name, storage=Path(storage), resources=DRIVER, max_concurrent=at_once, retries=0
+        )
     except TrialsFailed as failed:
         reasons = failed.reasons
     return [outcome for plan in plans for outcome in _outcomes(plan, reasons.get(attempt_name(plan), ""))]

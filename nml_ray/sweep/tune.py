@@ -29,6 +29,7 @@ def run_trials(
     storage: Path,
     resources: Mapping[str, float] = ONE_CPU,
     max_concurrent: int | None = None,
+    retries: int = LOST_WORKERS,
     done: Callable[[Trial], None] = lambda trial: None,
 ) -> None:
     """Run every trial on the Ray that this process is connected to; the same results as `trials.run_inline`.
@@ -40,6 +41,7 @@ def run_trials(
         storage: where Tune keeps its own state meanwhile; seen by all nodes.
         resources: reserved for each trial, by Ray's names.
         max_concurrent: trials at once; as many as the cluster's CPUs allow when None.
+        retries: times that a trial is begun anew because its process or machine was lost.
         done: called in this process after each trial that did not fail.
 
     Raises:
@@ -59,7 +61,7 @@ def run_trials(
                 storage_path=str(storage),
                 verbose=0,
                 callbacks=[watch],
-                failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
+                failure_config=tune.FailureConfig(max_failures=retries),
             ),
         ).fit()
     shutil.rmtree(storage / name, ignore_errors=True)

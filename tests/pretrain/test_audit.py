@@ -45,7 +45,7 @@ def data(tmp_path_factory):
 
 
 def plan_over(root, data):
-    return group_plan(root, data, ("0.3",), epochs=2, undecodable_limit=0.05)
+    return replace(group_plan(root, data, ("0.3",), epochs=2), undecodable_limit=0.05)
 
 
 def train(plan, until=None):

@@ -74,7 +74,8 @@ def test_a_resumed_run_equals_the_undisturbed_one(make_plan, optimiser, images):
         train(killed, until_images=images)
     resumed = make_plan(store="killed", **settings)
     outcomes = train(resumed)
-    assert outcomes[0].facts["lineage"][-1] == {"attempt": "attempt-0002", "from_step": images // 32 // 4 * 4}
+    begun = {"attempt": "attempt-0002", "from_step": images // 32 // 4 * 4, "workers": 1}
+    assert outcomes[0].facts["lineage"][-1] == begun
     for number in range(2):
         assert same(weights(undisturbed, number), weights(resumed, number))
         curves = [Path(plan.arms[number].attempt) / "curves.parquet" for plan in (undisturbed, resumed)]
@@ -112,12 +113,12 @@ def test_the_feeding_log_holds_each_sample_once_with_the_ledgers_label(make_plan
 
 def test_undecodable_images_keep_their_place_at_weight_zero(make_plan, tmp_path):
     write_shards(tiny_samples(203, broken=(7, 150)), tmp_path / "broken", samples_per_shard=60, classes=CLASSES)
-    plan = make_plan(data=tmp_path / "broken", undecodable_limit=0.05)
+    plan = replace(make_plan(data=tmp_path / "broken"), undecodable_limit=0.05)
     outcomes = train(plan)
     assert 4 <= outcomes[0].facts["undecodable"] <= 6
     holes = [json.loads(line) for line in (Path(plan.arms[0].attempt) / "holes-0.jsonl").read_text().splitlines()]
     assert {hole["key"] for hole in holes} == {"sample-0007", "sample-0150"}
-    strict = make_plan(data=tmp_path / "broken", store="strict", undecodable_limit=0.0)
+    strict = replace(make_plan(data=tmp_path / "broken", store="strict"), undecodable_limit=0.0)
     with pytest.raises(UserError, match="could not be decoded"):
         train(strict)
 
@@ -141,13 +142,19 @@ def test_an_arm_that_diverges_ends_alone(make_plan, monkeypatch):
     assert [outcome.error for outcome in train(make_plan(("0.3",), store="hopeless"))] == ["loss is nan"]
 
 
-def test_no_global_generator_is_touched(make_plan):
+@pytest.mark.parametrize("encoder", ["small_resnet", "torchvision:mobilenet_v3_small"])
+def test_no_global_generator_is_touched_and_dropout_is_keyed(make_plan, encoder):
+    settings = {"encoder": {"name": encoder, "width": 4, "channels": 3, "size": 32}, "epochs": 1}
     torch.manual_seed(5)
     np.random.seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    train(make_plan())
+    shared, alone = make_plan(**settings), make_plan(("0.3",), store="alone", **settings)
+    train(shared)
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
+    torch.manual_seed(6)
+    train(alone)
+    assert same(weights(shared, 1), weights(alone, 0))
 
 
 def test_gradients_are_the_mean_over_the_batch_whatever_the_microbatch(make_plan, tiny_data):

@@ -17,7 +17,7 @@ name: demo
 threads: 2
 data: {icons: {}}
 noise: {ratios: [0, 0.1, 0.30]}
-pretrain: {seeds: [0, 1], epochs: 2}
+pretrain: {seeds: [0, 1], epochs: 2, microbatch: 64}
 spectrum: {}
 heads: {seeds: [0, 1]}
 """
@@ -37,7 +37,7 @@ def digests_of(one: Study) -> dict[str, str]:
 
 def make_dataset(directory: Path, digest: str) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
-    info = {"digest": digest, "shards": [{"name": "a.tar", "digest": "s"}]}
+    info = {"digest": digest, "classes": ["a", "b"], "shards": [{"name": "a.tar", "digest": "s"}]}
     (directory / "dataset.json").write_text(json.dumps(info))
     return directory
 
@@ -159,7 +159,7 @@ def test_the_layout_counts_only_where_the_order_depends_on_it(own: Path) -> None
         return digests_of(expand(job(shards_job(own), f"pretrain.order={order}")))["pretrain/symmetric-0/seed-0"]
 
     full, lanes = pretrain("full"), pretrain("lanes")
-    info = {"digest": "p", "shards": [{"name": "b.tar", "digest": "s"}]}
+    info = {"digest": "p", "classes": ["a", "b"], "shards": [{"name": "b.tar", "digest": "s"}]}
     (own / "p" / "dataset.json").write_text(json.dumps(info))
     assert pretrain("full") == full
     assert pretrain("lanes") != lanes

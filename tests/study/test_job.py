@@ -51,6 +51,12 @@ def test_fewer_cpus_than_a_worker_needs_are_refused() -> None:
         validate(Job, parse(text, "job.yaml"))
 
 
+def test_more_workers_than_microbatches_are_refused() -> None:
+    text = "name: a\ndata: {icons: {}}\npretrain: {batch: 256, microbatch: 128}\nrun:\n  workers: 3\n"
+    with pytest.raises(UserError, match=r"job\.yaml:5: .*2 microbatch.*too few for 3 workers"):
+        validate(Job, parse(text, "job.yaml"))
+
+
 def models(model: type[BaseModel]) -> set[type[BaseModel]]:
     found: set[type[BaseModel]] = set()
     todo: list[Any] = [model]

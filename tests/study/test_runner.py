@@ -13,6 +13,7 @@ import pytest
 from nml_ray.config.errors import UserError
 from nml_ray.storage import lease
 from nml_ray.storage.artifact import Store
+from nml_ray.study.job import RunSettings
 from nml_ray.study.plan import Given, plan
 from nml_ray.study.progress import PlainDisplay
 from nml_ray.study.runner import Outcome, run
@@ -26,7 +27,7 @@ def stage(name: str, number: int, *sources: str, function: str = "add", kind: st
 
 
 def run_all(store: Store, stages: Sequence[Stage], **more: object) -> Outcome:
-    context = Context(store, inline=True, threads=1, run=None, start_ray=lambda: None)
+    context = Context(store, inline=True, threads=1, run=RunSettings(), start_ray=lambda: None)
     display = PlainDisplay(io.StringIO(), look=0.01)
     exists = lambda kind, digest: store.artifact(kind, digest) is not None  # noqa: E731
     return run(plan(stages, exists, more.get("given", ())), context, display, **more)

@@ -1,29 +1,41 @@
 """The pretrain stage: arms of one pre-training seed, sharing a loader or spread as trials of a sweep."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
+from nml_ray.pretrain.resume import FOLDER, checkpoints, companies
 from nml_ray.study.task import Context, Task
 
 
 def run(tasks: Sequence[Task], context: Context) -> None:
     """Train the arms, at most `arms_per_worker` of them in one worker, and finish each as an artifact of its own."""
-    size = 1 if context.run.arms == "sweep" else context.run.arms_per_worker or len(tasks)
-    plans = [group_plan(tasks[first : first + size], context) for first in range(0, len(tasks), size)]
-    outcomes = {outcome.name: outcome for outcome in _train(plans, context)}
+    by_name = {task.stage.name: task for task in tasks}
+    plans = [group_plan(group, context) for group in _groups(tasks, context)]
     failed = []
-    for task in tasks:
-        outcome = outcomes[task.stage.name]
+    for outcome in _train(plans, context):
+        task = by_name[outcome.name]
         if outcome.error:
             task.attempt.fail(outcome.error)
-            failed.append(f"{task.stage.name}: {outcome.error}")
+            failed.append(f"{outcome.name}: {outcome.error}")
             continue
-        shutil.rmtree(task.attempt.path / "checkpoints", ignore_errors=True)
         task.attempt.finish(**outcome.facts)
+        for attempt in (task.attempt.path, *task.attempt.earlier):
+            shutil.rmtree(attempt / FOLDER, ignore_errors=True)
     if failed:
         raise RuntimeError("; ".join(failed))
+
+
+def _groups(tasks: Sequence[Task], context: Context) -> list[Sequence[Task]]:
+    """Arms that share a worker: as many as wanted, of one seed, and able to go on from one step."""
+    size = 1 if context.run.arms == "sweep" else context.run.arms_per_worker or len(tasks)
+    steps = [set(checkpoints([task.attempt.path, *task.attempt.earlier])) for task in tasks]
+    groups: list[Sequence[Task]] = []
+    for company in companies(steps):
+        members = [tasks[number] for number in company]
+        groups += [members[first : first + size] for first in range(0, len(members), size)]
+    return groups
 
 
 def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
@@ -47,6 +59,7 @@ def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
         arms=arms,
         decode_threads=context.run.decode_threads,
         checkpoint_steps=context.run.checkpoint_steps,
+        undecodable_limit=context.run.undecodable_limit,
     )
 
 
@@ -59,9 +72,10 @@ def _recipe(task: Task) -> dict[str, Any]:
     return recipe
 
 
-def _train(plans: Sequence[GroupPlan], context: Context) -> list[ArmOutcome]:
+def _train(plans: Sequence[GroupPlan], context: Context) -> Iterable[ArmOutcome]:
+    """The arms' outcomes, each group's as soon as it has ended."""
     if context.inline:
-        return [outcome for plan in plans for outcome in _train_inline(plan)]
+        return (outcome for plan in plans for outcome in _train_inline(plan))
     context.start_ray()
     storage = str(context.store.root / "ray")
     if context.run.arms == "sweep":
@@ -70,7 +84,7 @@ def _train(plans: Sequence[GroupPlan], context: Context) -> list[ArmOutcome]:
         return train_as_trials(plans, context.run.workers, storage)
     from nml_ray.pretrain.trainer import train_on_ray
 
-    return [outcome for plan in plans for outcome in train_on_ray(plan, context.run.workers, storage)]
+    return (outcome for plan in plans for outcome in train_on_ray(plan, context.run.workers, storage))
 
 
 def _train_inline(plan: GroupPlan) -> list[ArmOutcome]:

@@ -1,0 +1,36 @@
+"""One worker of a data-parallel run, as a process of its own: python gloo_worker.py RENDEZVOUS RANK SIZE PLAN [STOP]
+
+Rank 0 dies by SIGKILL once it has reported STOP images; the others then fail in their next collective.
+"""
+
+import json
+import os
+import signal
+import sys
+from datetime import timedelta
+
+import torch.distributed
+
+from nml_ray.pretrain.loop import train_group
+from nml_ray.pretrain.plan import GroupPlan
+from nml_ray.pretrain.world import World
+
+
+def main() -> None:
+    rendezvous, rank, size, plan = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    stop = float(sys.argv[5]) if len(sys.argv) > 5 else float("inf")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
+    )
+
+    def report(done: float, total: float, unit: str) -> None:
+        if done >= stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    outcomes = train_group(GroupPlan.from_data(json.loads(plan)), World(rank, size), report)
+    assert not any(outcome.error for outcome in outcomes)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

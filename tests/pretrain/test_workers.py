@@ -1,0 +1,60 @@
+"""Data parallel over gloo: the same samples and labels for every number of workers, equal bits after a kill."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import concat_tables, feather, parquet
+from safetensors.numpy import load_file
+
+WORKER = Path(__file__).with_name("gloo_worker.py")
+
+
+def train(plan, workers: int, rendezvous: Path, stop: int | None = None) -> None:
+    """Run a plan to its end on so many processes, or until rank 0 is killed after `stop` images."""
+    rendezvous.unlink(missing_ok=True)
+    command = [sys.executable, str(WORKER), str(rendezvous)]
+    tail = [json.dumps(asdict(plan)), *([str(stop)] if stop else [])]
+    processes = [subprocess.Popen([*command, str(rank), str(workers), *tail]) for rank in range(workers)]
+    codes = [process.wait() for process in processes]
+    assert (codes == [0] * workers) if stop is None else codes[0] == -9
+
+
+def result(plan):
+    attempt = Path(plan.arms[-1].attempt)
+    return load_file(attempt / "encoder.safetensors"), parquet.read_table(attempt / "curves.parquet").to_pylist()
+
+
+def fed(plan):
+    """What was fed to the last arm: (step, place) to (key, label), over all ranks."""
+    files = sorted((Path(plan.arms[-1].attempt) / "fed").glob("rank-*.arrow"))
+    log = concat_tables([feather.read_table(file) for file in files])
+    columns = [log[name].to_pylist() for name in ("step", "place", "key_hash", "label")]
+    rows = {(step, place): (key, label) for step, place, key, label in zip(*columns, strict=True)}
+    assert len(rows) == log.num_rows
+    return rows
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_share_the_steps_of_one_and_a_killed_run_equals_the_undisturbed(make_plan, tmp_path, workers):
+    settings = {"microbatch": 8, "epochs": 2}
+    alone = make_plan(store="alone", **settings)
+    train(alone, 1, tmp_path / "meet")
+    undisturbed = make_plan(store="undisturbed", **settings)
+    train(undisturbed, workers, tmp_path / "meet")
+    assert fed(undisturbed) == fed(alone)
+    losses = [[row["loss_clean"] for row in result(plan)[1]] for plan in (alone, undisturbed)]
+    assert np.allclose(*losses, rtol=0.05)
+
+    killed = replace(make_plan(store="killed", **settings), checkpoint_steps=2)
+    train(killed, workers, tmp_path / "meet", stop=5 * 32)
+    resumed = make_plan(store="killed", **settings)
+    train(resumed, workers, tmp_path / "meet")
+    weights, curves = result(resumed)
+    expected, expected_curves = result(undisturbed)
+    assert curves == expected_curves
+    assert all(np.array_equal(weights[name], expected[name]) for name in expected)
