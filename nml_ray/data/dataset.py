@@ -15,7 +15,6 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.dataset_info import DatasetInfo, ShardInfo, read_info
 from nml_ray.data.draw import Draws, key_hashes
 from nml_ray.data.index import IMAGE_EXTENSIONS, index_facts, index_path, read_index
-from nml_ray.storage.digest import digest_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +70,6 @@ class Dataset:
     def digest(self) -> str:
         """Over (key, content digest, label, caption) of the good samples, sorted by key: no sharding in it."""
         return self.info.digest
-
-    @cached_property
-    def layout_digest(self) -> str:
-        """Over the shards' base names and contents: for what depends on the sharding."""
-        return digest_of(sorted([Path(shard.name).name, shard.digest] for shard in self.info.shards))
 
     @cached_property
     def shard_names(self) -> tuple[str, ...]:

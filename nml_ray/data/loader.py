@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nml_ray.data.augment import Augmentation, ShiftAugmentation, crop_box, flips, resized, shift
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.decode import PixelArray, UndecodableImage, open_image
+from nml_ray.data.order import worker_microbatches
 from nml_ray.data.reader import ShardReader
 
 CHUNK = 64  # samples a thread takes at a time: large enough for numpy's calls, small enough to share a microbatch
@@ -98,7 +99,8 @@ class Loader:
         epoch, numbers = self.plan.schedule(step)
         size = self.plan.microbatch
         requests = []
-        for first in range(self.rank * size, len(numbers), self.workers * size):
+        for number in worker_microbatches(len(numbers) // size, self.rank, self.workers):
+            first = number * size
             own = numbers[first : first + size]
             chunks = [
                 pool.submit(self._load_chunk, own[k : k + CHUNK], epoch, reader) for k in range(0, len(own), CHUNK)

@@ -2,7 +2,9 @@
 
 import mmap
 import threading
+import time
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from nml_ray.data.dataset import Dataset
 from nml_ray.data.draw import hash_of
 from nml_ray.data.index import split_name
 from nml_ray.data.tar import member_name
+
+RETRY_AFTER = (0.1, 0.5, 2.0)  # seconds: network file systems drop a request now and then
 
 
 class ShardReader:
@@ -64,14 +68,30 @@ class ShardReader:
 
 
 def _open_map(dataset: Dataset, shard: int) -> mmap.mmap:
+    """Map a tar: one that is gone or changed is told at once, other read errors are retried, then raised."""
     path, expected = dataset.shard_paths[shard], dataset.info.shards[shard].bytes
     try:
-        with open(path, "rb") as file:
-            opened = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
+        opened = _persistent_map(path)
+    except (FileNotFoundError, PermissionError, ValueError) as error:
         raise UserError(f"cannot be read ({error})", where=str(path), expected="the tar that was indexed") from None
     if len(opened) != expected:
         raise UserError(
             f"has {len(opened)} bytes, not {expected}", where=str(path), expected="the tar that was indexed"
         )
     return opened
+
+
+def _persistent_map(path: Path) -> mmap.mmap:
+    for pause in RETRY_AFTER:
+        try:
+            return _mapped(path)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return _mapped(path)
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nml_ray.storage.atomic import create_json, read_json, sync_tree, write_json
+from nml_ray.storage.atomic import create_json, read_json, read_json_if_whole, sync_tree, write_json
 
 RECORD = "record.json"
 PROGRESS = "progress.json"
@@ -155,7 +155,7 @@ class Store:
 
 def read_progress(attempt: Path) -> Progress | None:
     """What an attempt's `progress` last said."""
-    said = read_json(attempt / PROGRESS)
+    said = read_json_if_whole(attempt / PROGRESS)
     return Progress(**said) if said else None
 
 

@@ -55,6 +55,14 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def read_json_if_whole(path: Path) -> Any:
+    """`read_json` of a file written without `durable`: None also where a crash of the machine left it torn."""
+    try:
+        return read_json(path)
+    except ValueError:
+        return None
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory survive a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from nml_ray.storage.atomic import read_json, write_json
+from nml_ray.storage.atomic import read_json_if_whole, write_json
 
 LEASE = "lease.json"
 HEARTBEAT = 10.0  # seconds between two signs of life
@@ -77,7 +77,7 @@ def take(directory: Path, clock: Callable[[], float] = time.time) -> Lease | Non
 
 def holder(directory: Path) -> Holder | None:
     """Who holds the lease on an artifact, dead or alive."""
-    found = read_json(directory / LEASE)
+    found = read_json_if_whole(directory / LEASE)
     return Holder(**found) if found else None
 
 

@@ -121,7 +121,8 @@ class _Expansion:
             links = {split: directories[split] for split in splits if split in directories}
             wanted = self.job.extracts() if use == "downstream" else bool(self.job.pretrain or self.job.noise)
             if links and wanted:
-                layout = lanes and use == "pretrain"
+                # Features are stored by shard, in its order.
+                layout = lanes or use == "downstream"
                 digests = {split: sources.dataset_identity(split, path, layout) for split, path in links.items()}
                 name = self.add_given(f"shards/{use}", "shards", {"given": digests}, links)
                 self.shards |= dict.fromkeys(links, name)

@@ -96,13 +96,17 @@ def trial_results(trials: Sequence[Trial], store: Store) -> list[TrialResult]:
     return results
 
 
+class AllDiverged(RuntimeError):
+    """A search has no setting to choose."""
+
+
 def choose(results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
     """For each search the setting with the best mean validation accuracy over head seeds: its results, one a seed.
 
     Of equal settings the first counts. A setting that diverged with any seed is out.
 
     Raises:
-        RuntimeError: every setting of a search diverged.
+        AllDiverged: every setting of a search diverged.
     """
     by_setting: dict[HeadSetting, list[TrialResult]] = {}
     for result in results:
@@ -115,7 +119,7 @@ def choose(results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
             chosen[name] = group
     lost = [name for name, group in chosen.items() if not group]
     if lost:
-        raise RuntimeError(f"every setting of {', '.join(lost)} diverged; search smaller learning rates")
+        raise AllDiverged(f"every setting of {', '.join(lost)} diverged; search smaller learning rates")
     return chosen
 
 

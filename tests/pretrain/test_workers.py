@@ -48,7 +48,7 @@ def test_workers_share_the_steps_of_one_and_a_killed_run_equals_the_undisturbed(
     train(undisturbed, workers, tmp_path / "meet")
     assert fed(undisturbed) == fed(alone)
     losses = [[row["loss_clean"] for row in result(plan)[1]] for plan in (alone, undisturbed)]
-    assert np.allclose(*losses, rtol=0.05)
+    assert np.allclose(losses[0], losses[1], rtol=0.05)
 
     killed = replace(make_plan(store="killed", **settings), checkpoint_steps=2)
     train(killed, workers, tmp_path / "meet", stop=5 * 32)

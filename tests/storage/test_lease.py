@@ -98,3 +98,8 @@ def test_a_heartbeat_ends_when_another_has_taken_over(tmp_path: Path, monkeypatc
     found = lease.holder(tmp_path)
     assert found is not None
     assert found.owner == "other"
+
+
+def test_a_torn_lease_is_none(tmp_path: Path) -> None:
+    (tmp_path / "lease.json").write_text("")
+    assert lease.holder(tmp_path) is None

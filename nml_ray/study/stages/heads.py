@@ -20,7 +20,7 @@ from nml_ray.heads.config import HeadsSettings
 from nml_ray.storage.atomic import read_json, write_json
 from nml_ray.storage.digest import canonical_json
 from nml_ray.study.task import Context, Task
-from nml_ray.sweep.heads import TrialResult, choose, fit_trial, head_trials, trial_results
+from nml_ray.sweep.heads import AllDiverged, TrialResult, choose, fit_trial, head_trials, trial_results
 from nml_ray.sweep.trials import Trial, TrialsFailed, run_inline, unfinished
 from nml_ray.tasks import metrics
 
@@ -49,7 +49,7 @@ def run(tasks: Sequence[Task], context: Context) -> None:
     """Run all encoders' trials as one sweep, those that exist excepted, and finish each encoder's artifact.
 
     Raises:
-        TrialsFailed: some trials failed; encoders with no failed trial are finished.
+        TrialsFailed: some trials failed, or all of a search diverged; the other encoders are finished.
         UserError: features of train or validation cannot be read.
     """
     trials = {task.stage.name: _trials(task, context) for task in tasks}
@@ -57,10 +57,14 @@ def run(tasks: Sequence[Task], context: Context) -> None:
     for task in tasks:
         own = trials[task.stage.name]
         failed = [f"{trial.name}: {reasons[trial.name]}" for trial in own if trial.name in reasons]
+        if not failed:
+            try:
+                _finish(task, trial_results(own, context.store))
+            except AllDiverged as error:
+                reasons[task.stage.name] = str(error)
+                failed = [str(error)]
         if failed:
             task.attempt.fail("; ".join(failed))
-        else:
-            _finish(task, trial_results(own, context.store))
     if reasons:
         raise TrialsFailed(reasons)
 

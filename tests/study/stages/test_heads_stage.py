@@ -134,3 +134,17 @@ def test_seeds_up_to_64_bits(tmp_path: Path) -> None:
     task = replace(task, stage=replace(task.stage, settings={"heads": {"seeds": [2**64 - 1], "sweep": [SWEEP[1]]}}))
     heads.run([task], context_of(store))
     assert pq.read_table(made(store, "a").path / heads.TRIALS_FILE)["head_seed"].to_pylist() == [2**64 - 1]
+
+
+def test_a_search_that_diverged_stops_its_own_encoder_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    wild = {"head": "nmtune", "preset": "paper", "fixed": {"epochs": 3, "learning_rate": 1e30}}
+    settings = {"heads": {"seeds": [0], "sweep": [wild]}, "threads": 1}
+    tasks = [
+        task_of(store, "a", extracted(store, "a"), settings),
+        task_of(store, "b", extracted(store, "bb")),
+    ]
+    with pytest.raises(TrialsFailed, match=r"heads/a: every setting of .* diverged"):
+        heads.run(tasks, context_of(store))
+    assert "diverged" in tasks[0].attempt.failure
+    assert made(store, "b")
