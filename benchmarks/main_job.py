@@ -135,7 +135,9 @@ def table(result: dict[str, Any]) -> str:
         ("`nml-ray --help`", f"{result['help_seconds']} s", "0.4 s"),
     ]
     lines = [f"| {what} | {value} | {limit} |" for what, value, limit in rows]
-    about = f"`python benchmarks/main_job.py` on {result['machine']}; {result['versions']}"
+    where, packages = result["machine"], result["versions"]
+    named = ", ".join(f"{name} {packages[name]}" for name in ("python", "torch", "ray", "pyarrow"))
+    about = f"`python benchmarks/main_job.py` on {where['cpus']} cores of {where['processor']}; {named}."
     return "\n".join(["| what | measured | at most |", "|---|---|---|", *lines, "", about, ""])
 
 
