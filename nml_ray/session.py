@@ -59,6 +59,7 @@ def start(cpus: int | None = None) -> None:
         if importlib.util.find_spec("aiohttp_cors") is None:
             raise UserError("Ray's dashboard is not installed", expected="pip install 'ray[default]'")
         _set_environment()
+        logging.getLogger("ray").setLevel(logging.ERROR)  # Ray announces the token mode
         import ray
 
         root = "/tmp" if os.path.isdir("/tmp") else None  # socket paths may have 107 bytes; TMPDIR is often long
@@ -159,7 +160,9 @@ def _set_environment() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.pop("RAY_ADDRESS", None)  # would join somebody else's cluster
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+    # Ray itself turns token mode on for a cluster that it starts, in a process that has imported it before too; with a
+    # token in the environment it writes none below the home directory.
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     source = str(Path(nml_ray.__path__[0]).parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
