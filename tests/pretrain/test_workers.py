@@ -39,6 +39,7 @@ def fed(plan):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_share_the_steps_of_one_and_a_killed_run_equals_the_undisturbed(make_plan, tmp_path, workers):
     settings = {"microbatch": 8, "epochs": 2}
