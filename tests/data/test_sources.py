@@ -77,6 +77,7 @@ def test_a_folder_keeps_bytes_and_labels_by_directory(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")) == []
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same_bytes(tmp_path):
     image_tree(tmp_path / "images")
     seen: list = []
@@ -87,6 +88,7 @@ def test_several_processes_write_the_same_bytes(tmp_path):
     assert seen == [(0, 24), (5, 24), (10, 24), (15, 24), (20, 24), (24, 24)]
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_is_told(tmp_path):
     image_tree(tmp_path / "images")
     with opened_source(str(tmp_path / "images"), tmp_path / "out") as listing:
@@ -312,6 +314,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_goes_on(tmp_path, workers):
     image_tree(tmp_path / "in")
