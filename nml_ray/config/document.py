@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import yaml
 
-from nml_ray.config.errors import UserError
+from nml_ray.config.errors import UserError, nearest_name
 
 KeyPath = tuple[str | int, ...]
 
@@ -78,7 +78,8 @@ def load(path: Path, name: str = "") -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError("there is no such file", where=name) from None
+        nearest = nearest_name(path.name, [other.name for other in path.parent.glob("*.y*ml")])
+        raise UserError("there is no such file", where=name, nearest=nearest) from None
     except IsADirectoryError:
         raise UserError("is a directory", where=name, expected="a YAML file") from None
     except UnicodeDecodeError as error:

@@ -104,3 +104,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name, words in (("none.yaml", "no such file"), ("latin.yaml", "latin.yaml:2: is not UTF-8"), ("", "directory")):
         with pytest.raises(UserError, match=words):
             load(tmp_path / name)
+
+
+def test_a_misspelt_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "demo.yaml").touch()
+    with pytest.raises(UserError, match=r"there is no such file; did you mean 'demo\.yaml'\?"):
+        load(tmp_path / "demo.yml")
