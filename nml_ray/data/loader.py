@@ -17,6 +17,7 @@ from nml_ray.data.dataset import Dataset
 from nml_ray.data.decode import PixelArray, UndecodableImage, open_image
 from nml_ray.data.order import worker_microbatches
 from nml_ray.data.reader import ShardReader
+from nml_ray.data.schedule import GlobalBatch
 
 CHUNK = 64  # samples a thread takes at a time: large enough for numpy's calls, small enough to share a microbatch
 PREFETCH = 2  # steps decoded ahead of the consumer
@@ -59,14 +60,14 @@ class LoaderTimers:
 
 @dataclass(frozen=True)
 class LoaderPlan:
-    """What fixes every microbatch. `schedule(step)` gives epoch and the sample numbers of a step's global batch."""
+    """What fixes every microbatch. `schedule(step)` gives the global batch of a step."""
 
     seed: int
     microbatch: int
     channels: int
     size: int
     augmentation: Augmentation
-    schedule: Callable[[int], tuple[int, NDArray[np.int64]]]
+    schedule: Callable[[int], GlobalBatch]
 
 
 @dataclass
@@ -96,7 +97,8 @@ class Loader:
                 yield ready
 
     def _request(self, step: int, reader: ShardReader, pool: ThreadPoolExecutor) -> list["_PendingMicrobatch"]:
-        epoch, numbers = self.plan.schedule(step)
+        batch = self.plan.schedule(step)
+        epoch, numbers = batch.epoch, batch.numbers
         size = self.plan.microbatch
         requests = []
         for number in worker_microbatches(len(numbers) // size, self.rank, self.workers):

@@ -1,5 +1,6 @@
 """Which samples a step of a whole run feeds: the epochs' orders, one after another, made when they are needed."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -8,6 +9,16 @@ from numpy.typing import NDArray
 from nml_ray.data.config import OrderSettings
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.order import EpochOrder, Lanes, epoch_order
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """The samples of one step: its epoch, sample numbers of the data set by place (int64[B]), and which copy of the
+    sample stands there (int64[B], all 0 without repeated augmentation; the field `repeat` of a draw)."""
+
+    epoch: int
+    numbers: NDArray[np.int64]
+    copies: NDArray[np.int64]
 
 
 class Schedule:
@@ -33,7 +44,8 @@ class Schedule:
         self.microbatch = first.microbatch
         self.dropped_per_epoch = len(first.dropped)
 
-    def batch(self, step: int) -> tuple[int, NDArray[np.int64]]:
-        """Epoch of a step, and its global batch as sample numbers of the data set, int64[B]."""
+    def batch(self, step: int) -> GlobalBatch:
+        """The global batch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        return epoch, self._good[self._order(epoch).batch(place)]
+        order = self._order(epoch)
+        return GlobalBatch(epoch, self._good[order.batch(place)], order.copies())

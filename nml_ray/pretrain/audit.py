@@ -70,7 +70,7 @@ def audit_run(run: AuditedRun) -> AuditReport:
     for epoch in range(settings.epochs) if lineage else ():
         first = epoch * schedule.steps_per_epoch
         stop = first + schedule.steps_per_epoch
-        planned = np.concatenate([schedule.batch(step)[1] for step in range(first, stop)])
+        planned = np.concatenate([schedule.batch(step).numbers for step in range(first, stop)])
         plan = EpochPlan(epoch, first, settings.batch, schedule.microbatch, planned, given, dataset)
         epochs.append(audit_epoch(plan, log, find, findings))
     return AuditReport(

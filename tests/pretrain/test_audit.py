@@ -111,7 +111,7 @@ def rows(columns, chosen):
 def planned_key(data, step, place):
     dataset, settings = Dataset.open(data), plan_settings()
     schedule = Schedule(dataset, settings.order, 1, settings.batch, settings.microbatch)
-    return dataset.key(int(schedule.batch(step)[1][place]))
+    return dataset.key(int(schedule.batch(step).numbers[place]))
 
 
 def good_key(data, place):
