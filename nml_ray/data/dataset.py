@@ -116,7 +116,7 @@ def _open_index(directory: Path, shard: ShardInfo) -> pa.Table:
         size = tar.stat().st_size
     except FileNotFoundError:
         raise UserError("is missing", where=str(tar), expected=again) from None
-    table = read_index(index_path(tar))
+    table = read_index(index_path(tar), shard.index_crc32)
     for what, found in (("has", size), ("was indexed with", index_facts(table)["tar_bytes"])):
         if found != shard.bytes:
             raise UserError(f"{what} {found} bytes, not {shard.bytes}", where=str(tar), expected=again)

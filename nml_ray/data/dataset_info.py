@@ -22,6 +22,8 @@ class ShardInfo(Settings):
     """Size of the tar; another size means another file."""
     digest: str
     """sha256 over (key, content digest, label, caption) in tar order."""
+    index_crc32: int
+    """CRC-32 of its index file."""
 
 
 class DatasetInfo(Settings):

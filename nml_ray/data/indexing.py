@@ -12,7 +12,15 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset, column
 from nml_ray.data.dataset_info import FILE, DatasetInfo, ShardInfo, read_info, save_info
 from nml_ray.data.draw import Draws, key_hashes
-from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar, read_index, write_index
+from nml_ray.data.index import (
+    IndexOptions,
+    index_checksum,
+    index_facts,
+    index_path,
+    index_tar,
+    read_index,
+    write_index,
+)
 from nml_ray.data.rows import key_order, keys_equal_after_nfc, refuse_duplicates, rows_digest
 
 Progress = Callable[[int, int], None]
@@ -42,8 +50,10 @@ def index_directory(
         UserError: as `index_tar`; also duplicates across tars, two tars of one base name, no tar at all.
     """
     directory = Path(directory)
+    known: dict[str, int] = {}
     if (directory / FILE).exists():
         earlier = read_info(directory)
+        known = {shard.name: shard.index_crc32 for shard in earlier.shards}
         source, licence = source or earlier.source, licence or earlier.licence
         named = earlier.classes != _numbers(len(earlier.classes))
         classes = earlier.classes if classes is None and named else classes
@@ -60,7 +70,7 @@ def index_directory(
             )
         seen[tar.name] = tar
     for done, tar in enumerate(tars):
-        if not is_fresh(tar, options):
+        if not is_fresh(tar, options, known.get(tar.relative_to(directory).as_posix())):
             write_index(index_tar(tar, options), index_path(tar))
         if progress:
             progress(done + 1, len(tars))
@@ -82,7 +92,13 @@ def write_info(
     refuse_duplicates(hashes, rows["key"], names, bounds)
     facts = [index_facts(table) for table in tables]
     shards = tuple(
-        ShardInfo(name=name, samples=table.num_rows, bytes=fact["tar_bytes"], digest=rows_digest(table))
+        ShardInfo(
+            name=name,
+            samples=table.num_rows,
+            bytes=fact["tar_bytes"],
+            digest=rows_digest(table),
+            index_crc32=index_checksum(index_path(directory / name)),
+        )
         for name, table, fact in zip(names, tables, facts, strict=True)
     )
     largest = pc.max(rows["label"]).as_py()
@@ -151,13 +167,13 @@ def _still_known_bad(directory: Path, hashes: Draws) -> tuple[str, ...]:
     return tuple(key for key, known in zip(keys, np.isin(key_hashes(keys), hashes), strict=True) if known)
 
 
-def is_fresh(tar: Path, options: IndexOptions) -> bool:
-    """Whether the index beside a tar was made with these options, after the tar was last changed."""
+def is_fresh(tar: Path, options: IndexOptions, checksum: int | None = None) -> bool:
+    """Whether the index beside a tar was made with these options, after the tar was last changed, and is undamaged."""
     path = index_path(tar)
     if not path.exists() or path.stat().st_mtime_ns < tar.stat().st_mtime_ns:
         return False
     try:
-        facts = index_facts(read_index(path))
+        facts = index_facts(read_index(path, checksum))
     except UserError:
         return False
     return facts["tar_bytes"] == tar.stat().st_size and facts["options"] == options.facts()

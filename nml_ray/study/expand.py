@@ -31,7 +31,7 @@ from nml_ray.study.plan import Given
 from nml_ray.study.stage import Resources, Stage
 
 VERSIONS: Mapping[str, int] = {
-    "shards": 1,
+    "shards": 2,
     "ledger": 1,
     "pretrain": 1,
     "encoder": 1,
