@@ -196,7 +196,7 @@ def _reporter(found: ShardFindings) -> Callable[[str, str], None]:
 def _index(task: ShardTask, found: ShardFindings) -> pa.Table | None:
     path = index_path(task.directory / task.shard.name)
     try:
-        index = read_index(path)
+        index = read_index(path, task.shard.index_crc32)
     except UserError as error:
         found.problems.append(Problem("indices", found.name, str(error).removeprefix(f"{path}: ")))
         return None
