@@ -11,6 +11,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.draw import Draws, draw, draw_one, key_hashes
 
 Samples = NDArray[np.int64]
+Places = NDArray[np.unsignedinteger]  # uint32, where that is enough: an order of 15 M samples is 60 MB
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,15 @@ class EpochOrder:
     """The samples of one epoch.
 
     Attributes:
-        batches: samples of each step before they are repeated, int64[S, batch / repeats].
-        dropped: samples that the epoch does not feed, int64.
+        batches: samples of each step before they are repeated, uint32[S, batch / repeats] (uint64 beyond 2^32).
+        dropped: samples that the epoch does not feed, of the same type.
         batch_size: samples of a global batch.
         repeats: copies of each sample in its batch.
         microbatch: samples of a microbatch; divides the batch.
     """
 
-    batches: Samples
-    dropped: Samples
+    batches: Places
+    dropped: Places
     batch_size: int
     repeats: int
     microbatch: int
@@ -55,7 +56,7 @@ class EpochOrder:
 
     def batch(self, step: int) -> Samples:
         """Samples by place in the batch of a step: int64[B]; copy j of sample i is at place i * repeats + j."""
-        return np.repeat(self.batches[step], self.repeats)
+        return np.repeat(self.batches[step], self.repeats).astype(np.int64)
 
     def copies(self) -> Samples:
         """Which copy (the field `repeat` of a draw) stands at each place of a batch: int64[B]."""
@@ -94,32 +95,52 @@ def epoch_order(
     check_sizes(len(key_hash), batch, repeats, microbatch, count)
     kept = batch // repeats
     if lanes is None:
-        order = np.argsort(draw("order", seed, key_hash, epoch)).astype(np.int64, copy=False)
+        order = np.argsort(draw("order", seed, key_hash, epoch)).astype(_type(len(key_hash)))
         whole = len(order) // kept * kept
         batches, rest = order[:whole].reshape(-1, kept), order[whole:]
     else:
         batches, rest = _lanes_order(key_hash, lanes, seed, epoch, kept)
-    steps = len(key_hash) // batch
-    dropped = np.concatenate([batches[steps:].ravel(), rest]) if steps < len(batches) else rest
+    steps, _ = epoch_sizes(len(key_hash), batch, repeats)
+    dropped = np.concatenate([batches[steps:].reshape(-1), rest])
     return EpochOrder(batches[:steps], dropped, batch, repeats, microbatch or default_microbatch(batch))
 
 
-def _lanes_order(key_hash: Draws, layout: Lanes, seed: int, epoch: int, batch: int) -> tuple[Samples, Samples]:
-    """Batches (int64[S, batch]) and the samples left over."""
+def epoch_sizes(samples: int, batch: int, repeats: int = 1) -> tuple[int, int]:
+    """Steps of an epoch over so many good samples, and how many of them it drops."""
+    steps = samples // batch
+    return steps, samples - steps * (batch // repeats)
+
+
+def _type(samples: int) -> type[np.unsignedinteger]:
+    return np.uint32 if samples <= 2**32 else np.uint64
+
+
+def _lanes_order(key_hash: Draws, layout: Lanes, seed: int, epoch: int, batch: int) -> tuple[Places, Places]:
+    """Batches [S, batch] and the samples left over."""
     samples = len(key_hash)
     lanes = layout.lanes or default_lanes(batch)
     bounds = np.searchsorted(layout.shard_number, np.arange(len(layout.shard_names) + 1))
     shards = np.argsort(draw("shards", seed, key_hashes(layout.shard_names), epoch))
-    stream = np.concatenate([np.arange(bounds[s], bounds[s + 1], dtype=np.int64) for s in shards])
+    stream = np.concatenate([np.arange(bounds[s], bounds[s + 1], dtype=_type(samples)) for s in shards])
     stream = np.roll(stream, -(draw_one("rotate", seed, "", epoch) % samples))
     steps = samples // batch
-    kept, rest = stream[: steps * batch], stream[steps * batch :]
-    run = steps * batch // lanes
-    place = np.arange(len(kept), dtype=np.int64)
-    stretches = -(-run // layout.shuffle_block)
-    stretch = place // run * stretches + place % run // layout.shuffle_block
-    kept = kept[np.lexsort((draw("order", seed, key_hash[kept], epoch), stretch))]
-    return kept.reshape(lanes, steps, batch // lanes).transpose(1, 0, 2).reshape(steps, batch), rest
+    runs = stream[: steps * batch].reshape(lanes, -1)
+    batches = np.empty((steps, lanes, batch // lanes), stream.dtype)
+    for lane, run in enumerate(runs):
+        batches[:, lane] = _stretches(run, key_hash, layout.shuffle_block, seed, epoch).reshape(steps, -1)
+    return batches.reshape(steps, batch), stream[steps * batch :].copy()
+
+
+def _stretches(run: Places, key_hash: Draws, block: int, seed: int, epoch: int) -> Places:
+    """A lane's samples, each stretch of `block` of them (the last one is shorter) sorted by draw."""
+    draws = draw("order", seed, key_hash[run], epoch)
+    whole = len(run) // block * block
+    parts = []
+    for part, width in ((slice(0, whole), block), (slice(whole, None), len(run) - whole)):
+        if width and len(run[part]):
+            order = np.argsort(draws[part].reshape(-1, width), axis=1)
+            parts.append(np.take_along_axis(run[part].reshape(-1, width), order, axis=1).reshape(-1))
+    return np.concatenate(parts)
 
 
 def check_sizes(

@@ -1,14 +1,15 @@
-"""Which samples a step of a whole run feeds: the epochs' orders, one after another, made when they are needed."""
+"""Which samples a step of a whole run feeds: the epochs' orders, one after another, each made before it is needed."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nml_ray.data.config import OrderSettings
 from nml_ray.data.dataset import Dataset
-from nml_ray.data.order import EpochOrder, Lanes, epoch_order
+from nml_ray.data.order import EpochOrder, Lanes, check_sizes, default_microbatch, epoch_order, epoch_sizes
 
 
 @dataclass(frozen=True)
@@ -22,30 +23,85 @@ class GlobalBatch:
 
 
 class Schedule:
-    """Global batches by step, over the good samples of a data set. Only the two latest epochs are held."""
+    """Global batches by step, over the good samples of a data set.
+
+    While an epoch is fed, a thread makes the order of the next one; only these two are held. A jump makes the order of
+    the epoch it leads to and no other.
+
+    Args:
+        dataset: whose good samples are fed.
+        settings: kind of order.
+        seed: of the order.
+        batch: global batch B.
+        microbatch: divides B; None for the default.
+        repeats: copies of each sample within its batch.
+        epochs: of the run, so that none is made beyond its end; None where that is not known.
+
+    Raises:
+        UserError: sizes with which no epoch can be made (see `check_sizes`).
+    """
 
     def __init__(
-        self, dataset: Dataset, settings: OrderSettings, seed: int, batch: int, microbatch: int | None
+        self,
+        dataset: Dataset,
+        settings: OrderSettings,
+        seed: int,
+        batch: int,
+        microbatch: int | None,
+        repeats: int = 1,
+        epochs: int | None = None,
     ) -> None:
-        self._good = dataset.good
-        hashes = dataset.key_hash[self._good]
-        lanes = None
-        if settings.kind == "lanes":
-            shards = dataset.shard_number[self._good]
-            lanes = Lanes(shards, dataset.shard_names, settings.lanes, settings.shuffle_block)
-
-        @lru_cache(maxsize=2)
-        def order(epoch: int) -> EpochOrder:
-            return epoch_order(hashes, seed=seed, epoch=epoch, batch=batch, microbatch=microbatch, lanes=lanes)
-
-        self._order = order
-        first = order(0)
-        self.steps_per_epoch = first.steps
-        self.microbatch = first.microbatch
-        self.dropped_per_epoch = len(first.dropped)
+        check_sizes(len(dataset.good), batch, repeats, microbatch, settings.lanes)
+        self._dataset, self._settings, self._seed, self._epochs = dataset, settings, seed, epochs
+        self.batch_size, self.repeats = batch, repeats
+        self.microbatch = microbatch or default_microbatch(batch)
+        self.steps_per_epoch, self.dropped_per_epoch = epoch_sizes(len(dataset.good), batch, repeats)
+        every = len(dataset.good) == len(dataset)
+        self._good = None if every else dataset.good
+        self._hashes = dataset.key_hash if every else dataset.key_hash[dataset.good]
+        self._copies = np.arange(batch, dtype=np.int64) % repeats
+        self._orders: dict[int, Future[EpochOrder]] = {}
+        self._lock = Lock()
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix="order")
 
     def batch(self, step: int) -> GlobalBatch:
         """The global batch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._order(epoch)
-        return GlobalBatch(epoch, self._good[order.batch(place)], order.copies())
+        numbers = self.epoch(epoch).batch(place)
+        return GlobalBatch(epoch, numbers if self._good is None else self._good[numbers], self._copies)
+
+    def epoch(self, epoch: int) -> EpochOrder:
+        """The order of an epoch, over places in `dataset.good`; that of the next one is begun."""
+        with self._lock:
+            for other in [other for other in self._orders if other not in (epoch, epoch + 1)]:
+                self._orders.pop(other).cancel()
+            if epoch not in self._orders:
+                self._orders[epoch] = Future()
+                self._orders[epoch].set_result(self._order(epoch))
+            if epoch + 1 not in self._orders and (self._epochs is None or epoch + 1 < self._epochs):
+                self._orders[epoch + 1] = self._maker.submit(self._order, epoch + 1)
+            wanted = self._orders[epoch]
+        return wanted.result()
+
+    def planned(self, epoch: int) -> NDArray[np.unsignedinteger]:
+        """Sample numbers of the data set in the order in which an epoch feeds them, each once: [S * B / repeats]."""
+        order = self._order(epoch).batches.reshape(-1)
+        return order if self._good is None else self._good[order].astype(order.dtype)
+
+    def _order(self, epoch: int) -> EpochOrder:
+        return epoch_order(
+            self._hashes,
+            seed=self._seed,
+            epoch=epoch,
+            batch=self.batch_size,
+            repeats=self.repeats,
+            microbatch=self.microbatch,
+            lanes=self._lanes(),
+        )
+
+    def _lanes(self) -> Lanes | None:
+        if self._settings.kind == "full":
+            return None
+        shards = self._dataset.shard_number
+        good = shards if self._good is None else shards[self._good]
+        return Lanes(good, self._dataset.shard_names, self._settings.lanes, self._settings.shuffle_block)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from nml_ray.config.settings import Count, Seed, Settings
+from nml_ray.config.validate import Misplaced
 from nml_ray.data.augment import Augmentation, ShiftAugmentation
 from nml_ray.data.config import OrderSettings
 from nml_ray.data.order import largest_divisor
@@ -44,6 +45,8 @@ class PretrainSettings(Settings):
     """Global batch: samples an optimiser step."""
     microbatch: Count | None = None
     """Unit of BatchNorm statistics and of the split over workers; the largest divisor of the batch up to 256."""
+    repeats: Count = 1
+    """Repeated augmentation: copies of each sample in its batch, each augmented on its own; divides the batch."""
     order: OrderSettings = OrderSettings()
     """Which sample is in which batch."""
     augmentation: Augmentation = ShiftAugmentation()
@@ -55,8 +58,16 @@ class PretrainSettings(Settings):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
+        different = self.batch // self.repeats
+        if self.batch % self.repeats:
+            words = f"repeats {self.repeats} does not divide batch {self.batch}"
+            raise Misplaced(f"{words} ({largest_divisor(self.batch, self.repeats)} does)", "repeats")
         if self.microbatch and self.batch % self.microbatch:
-            raise ValueError(f"microbatch {self.microbatch} does not divide batch {self.batch}")
+            words = f"microbatch {self.microbatch} does not divide batch {self.batch}"
+            raise Misplaced(f"{words} ({largest_divisor(self.batch, self.microbatch)} does)", "microbatch")
+        if self.order.lanes and different % self.order.lanes:
+            words = f"{self.order.lanes} lanes do not divide the {different} samples of a batch"
+            raise Misplaced(f"{words} ({largest_divisor(different, self.order.lanes)} do)", "order", "lanes")
         return self
 
     def microbatch_size(self) -> int:

@@ -62,7 +62,15 @@ class _Run:
         self.plan, self.world, self.report = plan, world, report
         self.settings = settings = PretrainSettings.model_validate(plan.settings)
         dataset = Dataset.open(Path(plan.data))
-        self.schedule = Schedule(dataset, settings.order, plan.seed, settings.batch, settings.microbatch)
+        self.schedule = Schedule(
+            dataset,
+            settings.order,
+            plan.seed,
+            settings.batch,
+            settings.microbatch,
+            settings.repeats,
+            settings.epochs,
+        )
         self.epoch_steps = self.schedule.steps_per_epoch
         self.steps = self.epoch_steps * settings.epochs
         self.arms = [self._build(arm, dataset) for arm in plan.arms]

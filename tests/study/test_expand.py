@@ -105,6 +105,7 @@ def test_how_it_runs_is_not_hashed(assignment: str) -> None:
         ("heads.seeds=[0]", {"heads", "report"}),
         ("spectrum.transforms=[raw]", {"extract", "spectrum", "heads", "report"}),
         ("pretrain.epochs=3", {"pretrain", "extract", "spectrum", "heads", "report"}),
+        ("pretrain.repeats=2", {"pretrain", "extract", "spectrum", "heads", "report"}),
         ("threads=1", {"pretrain", "extract", "spectrum", "heads", "report"}),
         ("noise.seed=1", {"ledger", "pretrain", "extract", "spectrum", "heads", "report"}),
         ("data.icons.shard_size=64", {"shards", "ledger", "pretrain", "extract", "spectrum", "heads", "report"}),
