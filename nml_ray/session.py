@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 import nml_ray
+from nml_ray.config.cores import whole_cores
 from nml_ray.config.errors import UserError
 from nml_ray.reaper import MARK
 
@@ -143,10 +144,8 @@ def save_logs(target: Path) -> Path | None:
 
 
 def available_cpus() -> int:
-    """The CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The CPUs whose time this process really gets: affinity and the control group's quota."""
+    return whole_cores()
 
 
 def _start_reaper(directory: Path) -> subprocess.Popen[bytes]:

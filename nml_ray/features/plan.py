@@ -45,6 +45,11 @@ class ExtractionPlan:
     decode_threads: int = 1
     device: str = "cpu"
 
+    @property
+    def cpus(self) -> int:
+        """What a process keeps busy, and so reserves: the threads that compute and those that decode."""
+        return self.threads + self.decode_threads
+
 
 @dataclass(frozen=True)
 class WorkItem:

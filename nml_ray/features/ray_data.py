@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
@@ -27,7 +28,7 @@ ShardReport = Callable[[ShardDone], None]
 def extract_on_ray(
     plan: ExtractionPlan, items: Sequence[WorkItem], workers: int, report: ShardReport
 ) -> list[ShardDone]:
-    """Extract all items with up to `workers` actors, each of which reserves `plan.threads` CPUs.
+    """Extract all items with up to `workers` actors, each of which reserves `plan.cpus`.
 
     `report` hears of every shard when it is done.
 
@@ -36,7 +37,8 @@ def extract_on_ray(
     """
     if not items:
         return []
-    size = min(workers, len(items))
+    fitting = int(ray.cluster_resources().get("CPU", 0) // plan.cpus)
+    size = max(1, min(workers, len(items), fitting))
     rows = [{"item": json.dumps(asdict(item))} for item in items]
     done = []
     with _quiet():
@@ -45,7 +47,7 @@ def extract_on_ray(
             fn_constructor_args=(plan,),
             batch_size=1,
             compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
-            num_cpus=plan.threads,
+            num_cpus=plan.cpus,
             num_gpus=1 if plan.device.startswith("cuda") else None,
         )
         for row in results.iter_rows():

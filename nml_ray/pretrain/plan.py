@@ -40,6 +40,11 @@ class GroupPlan:
     checkpoint_steps: int = 0
     undecodable_limit: float = 0.001
 
+    @property
+    def cpus(self) -> int:
+        """What a worker keeps busy, and so reserves: the threads that compute and those that decode."""
+        return self.threads + self.decode_threads
+
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "GroupPlan":
         """The plan whose `dataclasses.asdict` is `data`."""

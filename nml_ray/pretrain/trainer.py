@@ -22,7 +22,7 @@ STARTS = 2  # failed starts of the worker group; Ray's own default tries for eve
 
 
 def train_on_ray(plan: GroupPlan, workers: int, storage: str) -> list[ArmOutcome]:
-    """Train a group on `workers` Ray workers that reserve `plan.threads` CPUs each.
+    """Train a group on `workers` Ray workers that reserve `plan.cpus` each.
 
     `storage` is a directory for Ray's own files.
 
@@ -34,7 +34,7 @@ def train_on_ray(plan: GroupPlan, workers: int, storage: str) -> list[ArmOutcome
         _worker,
         train_loop_config=asdict(plan),
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": plan.threads}),
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": plan.cpus}),
         run_config=RunConfig(
             name=attempt_name(plan),
             storage_path=storage,

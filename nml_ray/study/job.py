@@ -25,7 +25,7 @@ class RunSettings(Settings):
     storage: str = "runs"
     """Directory of all artifacts and studies; a relative one is below the current directory."""
     cpus: Count | None = None
-    """CPUs that Ray may use; all of the machine's when left out."""
+    """CPUs that Ray may hand out; all of the machine's when left out. A worker takes `threads` + `decode_threads`."""
     workers: Count = 1
     """Workers of one pre-training run (data parallel)."""
     arms: Literal["shared", "sweep"] = "shared"
@@ -41,7 +41,7 @@ class RunSettings(Settings):
     extract_workers: Count = 1
     """Processes that extract features side by side."""
     head_workers: Count | None = None
-    """Processes that fit heads side by side; as many as CPUs and `threads` allow when left out."""
+    """Processes that fit heads side by side, on one CPU each; as many as there are CPUs when left out."""
 
 
 class Job(Settings):
@@ -88,12 +88,19 @@ class Job(Settings):
                 f"{cut}, too few for {self.run.workers} workers: lower pretrain.microbatch", "run", "workers"
             )
         if self.run.cpus is not None and self.run.cpus < self.least_cpus():
-            need = f"{self.run.workers} worker(s) of {self.threads} thread(s) need {self.least_cpus()}"
+            workers = self.run.workers if self.pretrain else 1
+            each = f"{self.threads} computing thread(s)"
+            if self.pretrain or self.extracts():
+                each += f" and {self.run.decode_threads} decoding"
+            need = f"{workers} worker(s) of {each} need {self.least_cpus()}"
             raise Misplaced(f"{self.run.cpus} CPUs are too few: {need}", "run", "cpus")
 
     def least_cpus(self) -> int:
         """CPUs that Ray must have to hand out for the largest stage; a smaller machine shares its own among them."""
-        return self.threads * (self.run.workers if self.pretrain else 1)
+        with_images = self.threads + self.run.decode_threads
+        if self.pretrain:
+            return self.run.workers * with_images
+        return with_images if self.extracts() else self.threads
 
     def given_splits(self) -> tuple[str, ...]:
         """The splits that the data has, before anything is opened."""

@@ -20,18 +20,18 @@ OUTCOMES = "outcomes.json"
 DRIVER = {"node:__internal_head__": 0.001}
 
 
-def concurrency(cpus: float, workers: int, threads: int) -> int:
-    """How many trials fit a cluster at once.
+def concurrency(cpus: float, workers: int, each: int) -> int:
+    """How many trials of some workers, each with its CPUs, fit a cluster at once.
 
     Raises:
         UserError: not one fits; it would stay pending for ever.
     """
-    needed = workers * threads
+    needed = workers * each
     if cpus < needed:
         raise UserError(
-            f"the cluster has {cpus:g} CPUs, a trial of {workers} worker(s) x {threads} thread(s) does not fit",
+            f"the cluster has {cpus:g} CPUs, a trial of {workers} worker(s) x {each} CPUs does not fit",
             where="run.arms: sweep",
-            expected=f"at least {needed} CPUs, or fewer threads or workers",
+            expected=f"at least {needed} CPUs, or fewer threads, decode_threads or workers",
         )
     return int(cpus // needed)
 
@@ -41,7 +41,7 @@ def train_as_trials(plans: Sequence[GroupPlan], workers: int, storage: str) -> l
 
     Resuming needs nothing of Tune's: finished arms are artifacts and never come here, others have checkpoints.
     """
-    at_once = concurrency(ray.cluster_resources().get("CPU", 0), workers, plans[0].threads)
+    at_once = concurrency(ray.cluster_resources().get("CPU", 0), workers, plans[0].cpus)
     trials = [
         Trial(attempt_name(plan), "", {"plan": asdict(plan), "workers": workers, "storage": storage}) for plan in plans
     ]

@@ -46,9 +46,24 @@ def test_names_that_cannot_be_directories(name: str) -> None:
 
 
 def test_fewer_cpus_than_a_worker_needs_are_refused() -> None:
-    text = "name: a\nthreads: 4\ndata: {icons: {}}\npretrain: {}\nrun:\n  cpus: 2\n"
-    with pytest.raises(UserError, match=r"job\.yaml:6: .*2 CPUs are too few"):
+    text = "name: a\nthreads: 4\ndata: {icons: {}}\npretrain: {}\nrun:\n  cpus: 5\n  decode_threads: 2\n"
+    said = "5 CPUs are too few: 1 worker(s) of 4 computing thread(s) and 2 decoding need 6"
+    with pytest.raises(UserError) as caught:
         validate(Job, parse(text, "job.yaml"))
+    assert str(caught.value).startswith("job.yaml:6: ") and said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [
+        ("data: {icons: {}}\npretrain: {}\n", 3),
+        ("data: {icons: {}}\npretrain: {microbatch: 128}\nrun: {workers: 2, decode_threads: 3}\n", 10),
+        ("data: {icons: {}}\nencoders: [{}]\nextract: {}\nrun: {decode_threads: 4}\n", 6),
+        ("features: {train: a, validation: b, test: c}\nspectrum: {}\nrun: {decode_threads: 4}\n", 2),
+    ],
+)
+def test_cpus_count_the_threads_that_compute_and_those_that_decode(text: str, least: int) -> None:
+    assert validate(Job, parse(BASE + "threads: 2\n" + text, "job.yaml")).least_cpus() == least
 
 
 def test_more_workers_than_microbatches_are_refused() -> None:

@@ -7,10 +7,10 @@ from nml_ray.sweep.arms import concurrency
 
 
 @pytest.mark.parametrize(
-    ("cpus", "workers", "threads", "at_once"), [(2, 1, 2, 1), (2, 1, 1, 2), (16, 2, 3, 2), (7, 1, 2, 3)]
+    ("cpus", "workers", "each", "at_once"), [(2, 1, 2, 1), (2, 1, 1, 2), (16, 2, 3, 2), (7, 1, 2, 3)]
 )
-def test_trials_fill_the_cluster(cpus: float, workers: int, threads: int, at_once: int) -> None:
-    assert concurrency(cpus, workers, threads) == at_once
+def test_trials_fill_the_cluster(cpus: float, workers: int, each: int, at_once: int) -> None:
+    assert concurrency(cpus, workers, each) == at_once
 
 
 def test_a_trial_that_fits_nowhere_is_refused_and_not_left_pending() -> None:

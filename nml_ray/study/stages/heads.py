@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from nml_ray.analysis import spectrum
 from nml_ray.analysis.results import HeadScore
+from nml_ray.config.cores import whole_cores
 from nml_ray.features.store import Features, read_split
 from nml_ray.heads.config import HeadsSettings
 from nml_ray.storage.atomic import read_json, write_json
@@ -105,9 +106,9 @@ def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: 
             from nml_ray.sweep.tune import run_trials
 
             name, storage = f"sweep-{tasks[0].attempt.name}", context.store.root / "ray"
-            run_trials(
-                todo, fit_trial, name=name, storage=storage, max_concurrent=context.run.head_workers, done=report
-            )
+            # Ray may have been told of more CPUs than there are, for a worker that needs more threads.
+            side_by_side = context.run.head_workers or context.run.cpus or whole_cores()
+            run_trials(todo, fit_trial, name=name, storage=storage, max_concurrent=side_by_side, done=report)
     except TrialsFailed as failed:
         return failed.reasons
     return {}
