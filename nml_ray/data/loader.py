@@ -1,25 +1,30 @@
 """Shards in, microbatches out: threads read, decode and augment ahead of the consumer.
 
 The loader's whole state is the step that it is asked to start from; samples, places and draws are closed forms of it.
+Each thread writes its images straight into the step's batch. The batches are a ring, reused from step to step.
 """
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from nml_ray.data.augment import Augmentation, ShiftAugmentation, crop_box, flips, resized, shift
+from nml_ray.data.chunk import Filled, LoaderPlan, Rows, fill
 from nml_ray.data.dataset import Dataset
-from nml_ray.data.decode import PixelArray, UndecodableImage, open_image
+from nml_ray.data.decode import PixelArray
 from nml_ray.data.order import worker_microbatches
 from nml_ray.data.reader import ShardReader
 from nml_ray.data.schedule import GlobalBatch
 
-CHUNK = 64  # samples a thread takes at a time: large enough for numpy's calls, small enough to share a microbatch
+__all__ = ["Hole", "Loader", "LoaderPlan", "LoaderTimers", "Microbatch", "nearest_good"]
+
+CHUNKS = 8, 64  # fewest and most samples that a thread takes at a time: numpy's calls are shared by a chunk's samples
 PREFETCH = 2  # steps decoded ahead of the consumer
 
 
@@ -39,6 +44,7 @@ class Microbatch:
 
     `places` are places in the global batch, `numbers` sample numbers of the data set, `images` uint8 [N, H, W, C],
     `weights` float32 [N] (0 at holes), `hashes` the hash of each key as read from its tar member's own header.
+    The memory of `images` is used again: it is valid until the next step is asked for. The other arrays stay.
     """
 
     places: NDArray[np.int64]
@@ -51,125 +57,139 @@ class Microbatch:
 
 @dataclass
 class LoaderTimers:
-    """Seconds: `wait` is the consumer's, the others are summed over the decoding threads."""
+    """Seconds so far.
+
+    Attributes:
+        wait: the consumer waited for a batch.
+        read: reading bytes, summed over the decoding threads.
+        decode: decoding and augmenting, summed over the decoding threads.
+        copy: the consumer copied bytes to its device (the consumer's own to count).
+    """
 
     wait: float = 0.0
     read: float = 0.0
     decode: float = 0.0
-
-
-@dataclass(frozen=True)
-class LoaderPlan:
-    """What fixes every microbatch. `schedule(step)` gives the global batch of a step."""
-
-    seed: int
-    microbatch: int
-    channels: int
-    size: int
-    augmentation: Augmentation
-    schedule: Callable[[int], GlobalBatch]
+    copy: float = 0.0
 
 
 @dataclass
 class Loader:
-    """Reads the microbatches m with m mod `workers` = `rank` of each step."""
+    """Reads the microbatches m with m mod `workers` = `rank` of each step, on `threads` threads of its own.
+
+    `pinned` batches lie in page-locked memory, which a CUDA device copies from without a detour.
+    """
 
     dataset: Dataset
     plan: LoaderPlan
     rank: int = 0
     workers: int = 1
     threads: int = 1
+    pinned: bool = False
     timers: LoaderTimers = field(default_factory=LoaderTimers)
+    _streams: list["_Stream"] = field(default_factory=list, init=False, repr=False)
 
     def steps(self, start: int, stop: int) -> Iterator[list[Microbatch]]:
-        """The microbatches of this worker for the steps start .. stop - 1, in order."""
-        reader = ShardReader(self.dataset)
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
+        """The microbatches of this worker for the steps start .. stop - 1, in order.
+
+        Images are valid until the next step is asked for. An error of a thread is raised at the step it belongs to.
+        The threads end with the iterator, or when it is closed.
+        """
+        stream = _Stream(self)
+        self._streams.append(stream)
+        try:
             pending: deque[list[_PendingMicrobatch]] = deque()
             ahead = start
             for _ in range(start, stop):
                 while ahead < stop and len(pending) <= PREFETCH:
-                    pending.append(self._request(ahead, reader, pool))
+                    pending.append(stream.request(ahead))
                     ahead += 1
                 began = time.perf_counter()
-                ready = [_assemble(request) for request in pending.popleft()]
+                ready = [_assemble(request, self.timers) for request in pending.popleft()]
                 self.timers.wait += time.perf_counter() - began
                 yield ready
+        finally:
+            self._streams.remove(stream)
+            stream.end()
 
-    def _request(self, step: int, reader: ShardReader, pool: ThreadPoolExecutor) -> list["_PendingMicrobatch"]:
-        batch = self.plan.schedule(step)
-        epoch, numbers = batch.epoch, batch.numbers
-        size = self.plan.microbatch
-        requests = []
-        for number in worker_microbatches(len(numbers) // size, self.rank, self.workers):
-            first = number * size
-            own = numbers[first : first + size]
-            chunks = [
-                pool.submit(self._load_chunk, own[k : k + CHUNK], epoch, reader) for k in range(0, len(own), CHUNK)
-            ]
-            requests.append(_PendingMicrobatch(np.arange(first, first + len(own)), own, chunks))
-        return requests
-
-    def _load_chunk(self, numbers: NDArray[np.int64], epoch: int, reader: ShardReader) -> "_Chunk":
-        plan = self.plan
-        images = np.zeros((len(numbers), plan.size, plan.size, plan.channels), np.uint8)
-        hashes = np.empty(len(numbers), np.uint64)
-        reasons: dict[int, str] = {}
-        planned = self.dataset.key_hash[numbers]
-        for row, number in enumerate(numbers):
-            began = time.perf_counter()
-            data, hashes[row] = reader.read(int(number)), reader.header_hash(int(number))
-            read = time.perf_counter()
-            try:
-                images[row] = self._pixels(data, planned[row], epoch)
-            except UndecodableImage as error:
-                reasons[row] = str(error)
-            self.timers.read += read - began
-            self.timers.decode += time.perf_counter() - read
-        if isinstance(plan.augmentation, ShiftAugmentation):
-            images = shift(images, plan.augmentation, plan.seed, planned, epoch)
-        if plan.augmentation.flip:
-            mirrored = flips(plan.seed, planned, epoch)
-            images[mirrored] = images[mirrored, :, ::-1]
-        return _Chunk(images, hashes, reasons)
-
-    def _pixels(self, data: bytes, key_hash: np.uint64, epoch: int) -> PixelArray:
-        plan = self.plan
-        image = open_image(data, plan.channels)
-        box = (0, 0, image.width, image.height)
-        if not isinstance(plan.augmentation, ShiftAugmentation):
-            box = crop_box(image.width, image.height, plan.augmentation, plan.seed, key_hash, epoch)
-        return resized(image, box, plan.size)
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    images: PixelArray
-    hashes: NDArray[np.uint64]
-    reasons: dict[int, str]
+    def close(self) -> None:
+        """End the threads now, without waiting for the iterators of `steps` to be closed; they are of no use then."""
+        for stream in list(self._streams):
+            stream.end()
 
 
 @dataclass(frozen=True)
 class _PendingMicrobatch:
     places: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    chunks: list[Future[_Chunk]]
+    rows: Rows
+    length: int  # of a chunk
+    chunks: list[Future[Filled]]
 
 
-def _assemble(request: _PendingMicrobatch) -> Microbatch:
-    chunks = [chunk.result() for chunk in request.chunks]
-    images = np.concatenate([chunk.images for chunk in chunks])
-    reasons = {first * CHUNK + row: why for first, chunk in enumerate(chunks) for row, why in chunk.reasons.items()}
+class _Stream:
+    """The threads of one run through the steps, and the ring of batches that they fill."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader, self._plan = loader, loader.plan
+        self._reader = ShardReader(loader.dataset)
+        self._ended = threading.Event()
+        self._pool = ThreadPoolExecutor(loader.threads, thread_name_prefix="decode")
+        self._ring: deque[PixelArray] = deque()
+
+    def request(self, step: int) -> list[_PendingMicrobatch]:
+        """Have the threads fill the next batch of the ring with the microbatches of a step."""
+        batch, size = self._plan.schedule(step), self._plan.microbatch
+        own = worker_microbatches(len(batch.numbers) // size, self._loader.rank, self._loader.workers)
+        images = self._next_batch(len(own))
+        return [self._request_microbatch(batch, number, images[place]) for place, number in enumerate(own)]
+
+    def _next_batch(self, microbatches: int) -> PixelArray:
+        """uint8 [microbatches, N, H, W, C]: the one that the consumer has given up, once there are enough."""
+        if len(self._ring) <= PREFETCH:
+            plan = self._plan
+            shape = microbatches, plan.microbatch, plan.size, plan.size, plan.channels
+            self._ring.append(torch.empty(shape, dtype=torch.uint8, pin_memory=self._loader.pinned).numpy())
+        else:
+            self._ring.rotate(-1)
+        return self._ring[-1]
+
+    def _request_microbatch(self, batch: GlobalBatch, number: int, images: PixelArray) -> _PendingMicrobatch:
+        size = len(images)
+        places = np.arange(number * size, (number + 1) * size)
+        part = GlobalBatch(batch.epoch, batch.numbers[places], batch.copies[places])
+        rows = Rows(part, self._loader.dataset.key_hash[part.numbers], images, np.empty(size, np.uint64))
+        fewest, most = CHUNKS
+        length = max(fewest, min(most, -(-size // self._loader.threads)))
+        chunks = [
+            self._pool.submit(fill, rows[first : first + length], self._plan, self._reader, self._ended)
+            for first in range(0, size, length)
+        ]
+        return _PendingMicrobatch(places, rows, length, chunks)
+
+    def end(self) -> None:
+        """Drop what is not begun, let the threads stop at their next sample, and wait for that."""
+        self._ended.set()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _assemble(request: _PendingMicrobatch, timers: LoaderTimers) -> Microbatch:
+    """Wait for the chunks of a microbatch and fill its holes."""
+    reasons: dict[int, str] = {}
+    for number, chunk in enumerate(request.chunks):
+        filled = chunk.result()
+        reasons |= {number * request.length + row: why for row, why in filled.reasons.items()}
+        timers.read += filled.read
+        timers.decode += filled.decode
+    images, numbers = request.rows.images, request.rows.batch.numbers
     weights = np.ones(len(images), np.float32)
     holes = []
     for row, reason in reasons.items():
         filler = nearest_good(row, len(images), reasons)
         images[row] = images[filler] if filler >= 0 else 0
         weights[row] = 0
-        number = int(request.numbers[filler]) if filler >= 0 else -1
-        holes.append(Hole(int(request.places[row]), int(request.numbers[row]), reason, number))
-    hashes = np.concatenate([chunk.hashes for chunk in chunks])
-    return Microbatch(request.places, request.numbers, images, weights, hashes, holes)
+        holes.append(
+            Hole(int(request.places[row]), int(numbers[row]), reason, int(numbers[filler]) if filler >= 0 else -1)
+        )
+    return Microbatch(request.places, numbers, images, weights, request.rows.hashes, holes)
 
 
 def nearest_good(row: int, rows: int, bad: dict[int, str]) -> int:

@@ -33,7 +33,7 @@ from nml_ray.study.stage import Resources, Stage
 VERSIONS: Mapping[str, int] = {
     "shards": 2,
     "ledger": 1,
-    "pretrain": 1,
+    "pretrain": 2,
     "encoder": 1,
     "extract": 1,
     "spectrum": 1,

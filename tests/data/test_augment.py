@@ -1,13 +1,15 @@
 """Augmentation depends on (seed, key, epoch, repeat) alone, and draws what it says."""
 
+import math
+
 import numpy as np
 import pytest
-from PIL import Image
 
-from nml_ray.data.augment import ResizedCropAugmentation, ShiftAugmentation, crop_box, flips, resized, shift
-from nml_ray.data.draw import key_hashes
+from nml_ray.data.augment import CropDraws, ResizedCropAugmentation, ShiftAugmentation, central_box, flips, shift
+from nml_ray.data.draw import draw_one, key_hashes
 
-HASHES = key_hashes([f"sample-{number}" for number in range(500)])
+KEYS = [f"sample-{number}" for number in range(500)]
+HASHES = key_hashes(KEYS)
 
 
 def test_shift_does_not_depend_on_neighbours():
@@ -35,22 +37,41 @@ def test_flips_are_half_and_change_with_the_epoch():
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (32, 32), (3, 400), (1, 1)])
 def test_crop_boxes_lie_inside(width, height):
-    augmentation = ResizedCropAugmentation()
-    for key_hash in HASHES[:100]:
-        left, top, right, bottom = crop_box(width, height, augmentation, 5, key_hash, 2)
+    draws = CropDraws(ResizedCropAugmentation(), 5, HASHES[:100], 2)
+    for row in range(100):
+        left, top, right, bottom = draws.box(row, width, height)
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
 
 
 def test_crop_areas_follow_the_scale():
-    augmentation = ResizedCropAugmentation(scale=(0.25, 0.75), aspect=(1.0, 1.0))
-    boxes = [crop_box(1000, 1000, augmentation, 5, key_hash, 2) for key_hash in HASHES]
+    draws = CropDraws(ResizedCropAugmentation(scale=(0.25, 0.75), aspect=(1.0, 1.0)), 5, HASHES, 2)
+    boxes = [draws.box(row, 1000, 1000) for row in range(500)]
     areas = np.array([(box[2] - box[0]) * (box[3] - box[1]) / 1e6 for box in boxes])
     assert 0.249 < areas.min() < areas.max() < 0.751
     assert abs(areas.mean() - 0.5) < 0.02
 
 
-def test_resized_leaves_a_fitting_image_alone():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
-    assert np.array_equal(resized(image, (0, 0, 32, 32), 32)[:, :, 0], np.asarray(image))
-    assert resized(image.convert("RGB"), (4, 4, 20, 20), 32).shape == (32, 32, 3)
+def box_by_hand(key, width, height, repeat):
+    """The formula for one sample with scale (0.5, 1) and the default aspect: every draw made on its own."""
+    for k in range(10):
+        area, aspect, across, down = (
+            (draw_one(tag, 5, key, 2, repeat, k) >> 11) * 2.0**-53
+            for tag in ("crop-area", "crop-aspect", "crop-across", "crop-down")
+        )
+        pixels = width * height * (0.5 + 0.5 * area)
+        ratio = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * aspect)
+        box_width, box_height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left, top = int(across * (width - box_width + 1)), int(down * (height - box_height + 1))
+            return left, top, left + box_width, top + box_height
+    return central_box(width, height, (3 / 4, 4 / 3))
+
+
+def test_boxes_drawn_together_are_those_drawn_one_by_one():
+    repeats = np.arange(200) % 3
+    draws = CropDraws(ResizedCropAugmentation(scale=(0.5, 1.0)), 5, HASHES[:200], 2, repeats)
+    sizes = [(500, 375), (500, 280), (90, 400)]  # the narrower, the more tries
+    for row in reversed(range(200)):
+        width, height = sizes[row % 3]
+        assert draws.box(row, width, height) == box_by_hand(KEYS[row], width, height, int(repeats[row]))
