@@ -1,6 +1,7 @@
 """A data set: a directory of indexed tars and its dataset.json."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.dataset_info import DatasetInfo, ShardInfo, read_info
 from nml_ray.data.draw import Draws, key_hashes
 from nml_ray.data.index import IMAGE_EXTENSIONS, index_facts, index_path, read_index
+
+THREADS = 8  # index files opened side by side: the checksum takes a core each, a network file system waits
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,26 +26,18 @@ class Dataset:
     Attributes:
         directory: holds the tars.
         info: dataset.json.
+        tables: the indices, mapped: what is not below stays on disk.
         key_hash: uint64[N].
-        label: int64[N], -1 where there is none.
-        shard_number: int32[N], non-decreasing.
-        image_offset, image_size: int64[N] and uint32[N], the image member's bytes in its tar.
-        image_extension: uint8[N], place in `IMAGE_EXTENSIONS`.
-        header_gap: uint32[N], bytes from the image member's first header block to its bytes.
-        good: int64[G], the samples that are not known to be bad, ascending.
+        label: int32[N], -1 where there is none.
+        good: int32[G] (int64 beyond 2^31), the samples that are not known to be bad, ascending.
     """
 
     directory: Path
     info: DatasetInfo
     tables: tuple[pa.Table, ...]
     key_hash: Draws
-    label: NDArray[np.int64]
-    shard_number: NDArray[np.int32]
-    image_offset: NDArray[np.int64]
-    image_size: NDArray[np.uint32]
-    image_extension: NDArray[np.uint8]
-    header_gap: NDArray[np.uint32]
-    good: NDArray[np.int64]
+    label: NDArray[np.int32]
+    good: NDArray[np.signedinteger]
 
     @classmethod
     def open(cls, directory: "Path | str") -> "Dataset":
@@ -54,8 +48,11 @@ class Dataset:
         """
         directory = Path(directory)
         info = read_info(directory)
-        tables = tuple(_open_index(directory, shard) for shard in info.shards)
-        return cls(directory, info, tables, **_flat(tables), good=_good(tables, info.known_bad))
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="index") as pool:
+            tables = tuple(pool.map(lambda shard: _open_index(directory, shard), info.shards))
+        hashes = column(tables, "key_hash")
+        labels = column(tables, "label", -1, np.int32)
+        return cls(directory, info, tables, hashes, labels, _good(hashes, info.known_bad))
 
     def __len__(self) -> int:
         """Samples, known bad ones included."""
@@ -87,6 +84,35 @@ class Dataset:
         return pa.chunked_array([chunk for table in self.tables for chunk in table["key"].chunks], pa.string())
 
     @cached_property
+    def shard_number(self) -> NDArray[np.int32]:
+        """The shard of each sample: int32[N], non-decreasing."""
+        return np.repeat(np.arange(len(self.tables), dtype=np.int32), np.diff(self._starts))
+
+    @property
+    def image_offset(self) -> NDArray[np.int64]:
+        """Where each image's bytes begin in its tar: int64[N]."""
+        return self._images.offset
+
+    @property
+    def image_size(self) -> NDArray[np.uint32]:
+        """Bytes of each image: uint32[N]."""
+        return self._images.size
+
+    @property
+    def image_extension(self) -> NDArray[np.uint8]:
+        """The place of each image's extension in `IMAGE_EXTENSIONS`, or its length: uint8[N]."""
+        return self._images.extension
+
+    @property
+    def header_gap(self) -> NDArray[np.uint32]:
+        """Bytes from the image member's first header block to its bytes: uint32[N]."""
+        return self._images.header_gap
+
+    @cached_property
+    def _images(self) -> "_Images":
+        return _Images.of(self.tables)
+
+    @cached_property
     def _starts(self) -> NDArray[np.int64]:
         return np.cumsum([0, *(table.num_rows for table in self.tables)])
 
@@ -99,7 +125,7 @@ class Dataset:
     def shard_samples(self, shard: int) -> NDArray[np.int64]:
         """The good samples of one shard, in tar order: int64."""
         ends = np.searchsorted(self.good, self._starts[shard : shard + 2])
-        return self.good[ends[0] : ends[1]]
+        return self.good[ends[0] : ends[1]].astype(np.int64)
 
     def captions(self) -> Iterator[str | None]:
         """Captions of the good samples in their order, read from disk in pieces."""
@@ -127,39 +153,54 @@ def _open_index(directory: Path, shard: ShardInfo) -> pa.Table:
     return table
 
 
-def column(tables: Sequence[pa.Table], name: str, missing: int = 0) -> NDArray[Any]:
-    """One column of all indices, end to end; null becomes `missing`."""
-    parts = [pc.fill_null(table[name], missing).to_numpy() for table in tables]
-    return np.concatenate(parts)
+def column(tables: Sequence[pa.Table], name: str, missing: int = 0, kind: Any = None) -> NDArray[Any]:
+    """One column of numbers of all indices, end to end, as their own type or `kind`; null becomes `missing`."""
+    own = np.dtype(tables[0].schema.field(name).type.to_pandas_dtype())
+    flat = np.empty(sum(table.num_rows for table in tables), kind or own)
+    start = 0
+    for table in tables:
+        for chunk in table[name].chunks:
+            part = flat[start : start + len(chunk)]
+            part[:] = np.frombuffer(chunk.buffers()[1] or b"", own)[chunk.offset : chunk.offset + len(chunk)]
+            if chunk.null_count:
+                part[chunk.is_null().to_numpy(zero_copy_only=False)] = missing
+            start += len(chunk)
+    return flat
 
 
-def _flat(tables: Sequence[pa.Table]) -> dict[str, NDArray[Any]]:
-    images = [_images(table) for table in tables]
-    offset = np.concatenate([image[0] for image in images])
-    return {
-        "key_hash": column(tables, "key_hash"),
-        "label": column(tables, "label", -1),
-        "shard_number": np.repeat(np.arange(len(tables), dtype=np.int32), [table.num_rows for table in tables]),
-        "image_offset": offset,
-        "image_size": np.concatenate([image[1] for image in images]).astype(np.uint32),
-        "image_extension": np.concatenate([image[2] for image in images]),
-        "header_gap": (offset - column(tables, "header")).astype(np.uint32),
-    }
+@dataclass(frozen=True)
+class _Images:
+    """Where the image of each sample lies."""
+
+    offset: NDArray[np.int64]
+    size: NDArray[np.uint32]
+    extension: NDArray[np.uint8]
+    header_gap: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, tables: Sequence[pa.Table]) -> "_Images":
+        rows = sum(table.num_rows for table in tables)
+        kinds = (np.int64, np.uint32, np.uint8, np.uint32)
+        flat = cls(*(np.empty(rows, kind) for kind in kinds))
+        start = 0
+        for table in tables:
+            for batch in table.select(["members", "image", "header"]).to_batches():
+                flat._fill(slice(start, start + batch.num_rows), batch)
+                start += batch.num_rows
+        return flat
+
+    def _fill(self, rows: slice, batch: pa.RecordBatch) -> None:
+        members = batch["members"]
+        chosen = members.offsets.to_numpy()[:-1].astype(np.int64) + batch["image"].to_numpy()
+        self.offset[rows] = members.values.field("offset").to_numpy()[chosen]
+        self.size[rows] = members.values.field("size").to_numpy()[chosen]
+        self.header_gap[rows] = self.offset[rows] - batch["header"].to_numpy()
+        named = members.values.field("extension").take(pa.array(chosen)).dictionary_encode()
+        known = {name: code for code, name in enumerate(IMAGE_EXTENSIONS)}
+        codes = [known.get(name.rpartition(".")[2], len(known)) for name in named.dictionary.to_pylist()]
+        self.extension[rows] = np.array(codes, np.uint8)[named.indices.to_numpy()]
 
 
-def _images(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
-    """Offset, size and extension code of every sample's image member."""
-    members = table["members"].combine_chunks()
-    if isinstance(members, pa.ChunkedArray):
-        members = pa.concat_arrays(members.chunks) if members.num_chunks else pa.array([], members.type)
-    first = members.offsets.to_numpy()[:-1].astype(np.int64)
-    chosen = members.values.take(pa.array(first + table["image"].to_numpy()))
-    last = pc.replace_substring_regex(chosen.field("extension"), r"^.*\.", "")
-    code = pc.index_in(last, pa.array(IMAGE_EXTENSIONS))
-    codes = pc.fill_null(code, len(IMAGE_EXTENSIONS)).to_numpy(zero_copy_only=False).astype(np.uint8)
-    return chosen.field("offset").to_numpy(), chosen.field("size").to_numpy(), codes
-
-
-def _good(tables: Sequence[pa.Table], bad: Sequence[str]) -> NDArray[np.int64]:
-    hashes = column(tables, "key_hash")
-    return np.flatnonzero(~np.isin(hashes, key_hashes(bad))) if bad else np.arange(len(hashes), dtype=np.int64)
+def _good(hashes: Draws, bad: Sequence[str]) -> NDArray[np.signedinteger]:
+    everyone: NDArray[np.signedinteger] = np.arange(len(hashes), dtype=np.int32 if len(hashes) < 2**31 else np.int64)
+    return everyone[~np.isin(hashes, key_hashes(bad))] if bad else everyone

@@ -10,13 +10,15 @@ from nml_ray.data.noise import NoiseLedger, make_ledger
 
 def noise_ledger(dataset: Dataset, arm: NoiseArm) -> NoiseLedger:
     """The noise of an arm over the good samples of a data set, in their order. Raises `UserError` as `make_ledger`."""
-    good = dataset.good
     captions = dataset.captions() if arm.kind == "caption_swap" else None
-    return make_ledger(arm, dataset.key_hash[good], dataset.label[good], len(dataset.classes), captions)
+    hashes, labels = dataset.key_hash, dataset.label
+    if len(dataset.good) < len(dataset):
+        hashes, labels = hashes[dataset.good], labels[dataset.good]
+    return make_ledger(arm, hashes, labels, len(dataset.classes), captions)
 
 
-def given_labels(dataset: Dataset, arm: NoiseArm) -> NDArray[np.int64]:
-    """Labels by sample number, int64[N]; those of excluded samples are their own."""
-    given = dataset.label.copy()
+def given_labels(dataset: Dataset, arm: NoiseArm) -> NDArray[np.int32]:
+    """Labels by sample number, int32[N]; those of excluded samples are their own."""
+    given: NDArray[np.int32] = dataset.label.copy()
     given[dataset.good] = noise_ledger(dataset, arm).given
     return given

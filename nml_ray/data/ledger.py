@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 
 from nml_ray.data.aside import replacing
 from nml_ray.data.noise import NoiseLedger, realised_matrix
+from nml_ray.data.rows import key_order, values_buffer
 
+_SLICE = 1 << 20  # rows digested at a time
 MATRIX_LIMIT = 64  # classes up to which the summary holds the realised matrix
 
 
@@ -26,8 +28,8 @@ def ledger_table(keys: pa.ChunkedArray, ledger: NoiseLedger) -> pa.Table:
     return pa.table(
         {
             "key": keys,
-            "clean": keys if swapped else pa.array(ledger.clean),
-            "given": keys.take(pa.array(ledger.given)) if swapped else pa.array(ledger.given),
+            "clean": keys if swapped else pa.array(ledger.clean, pa.int64()),
+            "given": keys.take(pa.array(ledger.given)) if swapped else pa.array(ledger.given, pa.int64()),
             "selected": pa.array(ledger.selected),
             "draw": pa.array(ledger.draw),
         }
@@ -35,14 +37,17 @@ def ledger_table(keys: pa.ChunkedArray, ledger: NoiseLedger) -> pa.Table:
 
 
 def ledger_digest(table: pa.Table) -> str:
-    """sha256 (hex) over the rows sorted by key: the same for every sharding and every Parquet writer."""
-    digest = hashlib.sha256()
-    ordered = table.take(pc.sort_indices(table["key"]))
-    for name in ordered.schema.names:
-        for start in range(0, ordered.num_rows, 1 << 20):
-            values = ordered[name].slice(start, 1 << 20)
+    """sha256 (hex) over the rows sorted by key: the same for every sharding and every Parquet writer.
+
+    Column after column: keys as UTF-8, each ended by a zero byte, numbers little-endian, booleans as bytes.
+    """
+    digest, order = hashlib.sha256(), key_order(table)
+    for name in table.schema.names:
+        for start in range(0, table.num_rows, _SLICE):
+            values = table[name].take(pa.array(order[start : start + _SLICE]))
             if pa.types.is_string(values.type):
-                digest.update("\0".join([*values.to_pylist(), ""]).encode())
+                ended = pc.binary_join_element_wise(values, "", "\0")
+                digest.update(values_buffer(ended))
             else:
                 numbers = values.to_numpy()
                 digest.update(

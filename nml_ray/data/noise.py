@@ -7,6 +7,7 @@ al. 2017 (arXiv 1609.03683), caption swap as in Chen et al. 2024 (arXiv 2309.170
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from nml_ray.data.config import NoiseArm
 from nml_ray.data.draw import Draws, draw, key_hashes, uniform
 from nml_ray.data.ratio import draw_threshold, rounded_count, rounded_pairs
 
-Labels = NDArray[np.int64]
+Labels = NDArray[np.signedinteger]
 Mask = NDArray[np.bool_]
 Matrix = NDArray[np.float64]
 
@@ -59,7 +60,7 @@ def make_ledger(
     Args:
         arm: kind, ratio, seed and options.
         key_hash: uint64[N].
-        labels: clean labels, int64[N], -1 where a sample has none (allowed for `caption_swap` alone).
+        labels: clean labels, int[N], -1 where a sample has none (allowed for `caption_swap` alone).
         classes: K, from dataset.json.
         captions: N captions in sample order, read once, for `caption_swap` alone.
 
@@ -80,19 +81,39 @@ def make_ledger(
     return _from_file(arm, key_hash, labels, classes)
 
 
-def stratified_order(draws: Draws, labels: Labels, seed: int) -> NDArray[np.int64]:
-    """Samples in the order in which they turn wrong, spread evenly over the classes: a permutation of 0 .. N-1.
+def stratified_places(draws: Draws, labels: Labels, seed: int) -> NDArray[np.float64]:
+    """Where in the order of turning wrong each sample stands, spread evenly over the classes: float64[N].
 
-    Sample of rank k (by draw) among the N_c of class c comes at (k + u_c) / N_c, with one offset u_c per class.
+    Sample of rank k (by draw) among the N_c of class c comes at (k + u_c) / N_c, with one offset u_c per class; ties
+    are broken by draw.
     """
-    counts = np.bincount(labels)
-    by_class = np.lexsort((draws, labels))
-    starts = np.cumsum(counts) - counts
-    rank = np.empty(len(labels), dtype=np.int64)
-    rank[by_class] = np.arange(len(labels), dtype=np.int64) - np.repeat(starts, counts)
-    offset = uniform(draw("class", seed, key_hashes(str(c) for c in range(len(counts)))))
-    place = (rank.astype(np.float64) + offset[labels]) / counts.astype(np.float64)[labels]
-    return np.lexsort((draws, place))
+    by_class, bounds = _by_class(labels, int(labels.max(initial=-1)) + 1)
+    offset = uniform(draw("class", seed, key_hashes(str(c) for c in range(len(bounds) - 1))))
+    places = np.empty(len(labels), dtype=np.float64)
+    for c, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        own = by_class[start:stop]
+        ranked = own[np.argsort(draws[own])]
+        places[ranked] = (np.arange(len(own), dtype=np.float64) + offset[c]) / np.float64(len(own))
+    return places
+
+
+def _by_class(labels: Labels, classes: int) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+    """Samples sorted by class (uint32[N]), and where each class begins, and N: int64[classes + 1]."""
+    short = labels.astype(np.min_scalar_type(classes))  # numbers of 16 bits are sorted in one pass
+    return np.argsort(short, kind="stable").astype(np.uint32), np.cumsum([0, *np.bincount(labels, minlength=classes)])
+
+
+def _first(count: int, draws: Draws, places: NDArray[np.float64] | None = None) -> Mask:
+    """Marks the `count` samples that come first by (place, draw), or by draw alone."""
+    chosen = np.zeros(len(draws), dtype=bool)
+    if not count:
+        return chosen
+    keys = draws if places is None else places
+    last = np.partition(keys, count - 1)[count - 1]
+    chosen[keys < last] = True
+    tied = np.flatnonzero(keys == last)
+    chosen[tied[np.argsort(draws[tied])[: count - np.count_nonzero(chosen)]]] = True
+    return chosen
 
 
 def inverse_cdf(row: Matrix, u: NDArray[np.float64]) -> Labels:
@@ -121,10 +142,7 @@ def _select(arm: NoiseArm, draws: Draws, labels: Labels, count: int) -> Mask:
     if arm.options["count"] == "bernoulli":
         threshold = draw_threshold(arm.ratio or "0")
         return np.ones(len(draws), dtype=bool) if threshold == 2**64 else draws < np.uint64(threshold)
-    order = stratified_order(draws, labels, arm.seed) if arm.options["stratify"] else np.argsort(draws)
-    selected = np.zeros(len(draws), dtype=bool)
-    selected[order[:count]] = True
-    return selected
+    return _first(count, draws, stratified_places(draws, labels, arm.seed) if arm.options["stratify"] else None)
 
 
 def _no_change(arm: NoiseArm, samples: int, selected: Mask) -> tuple[str, ...]:
@@ -136,13 +154,15 @@ def _no_change(arm: NoiseArm, samples: int, selected: Mask) -> tuple[str, ...]:
 def _symmetric(arm: NoiseArm, key_hash: Draws, labels: Labels, classes: int) -> NoiseLedger:
     draws = draw("select", arm.seed, key_hash)
     selected = _select(arm, draws, labels, rounded_count(arm.ratio or "0", len(labels)))
-    number = draw("symmetric", arm.seed, key_hash)
+    places = np.flatnonzero(selected)
+    number, own = draw("symmetric", arm.seed, key_hash[places]), labels[places]
     if arm.options["over"] == "all":
-        wrong = (number % np.uint64(classes)).astype(np.int64)
+        wrong = (number % np.uint64(classes)).astype(labels.dtype)
     else:
-        other = (number % np.uint64(classes - 1)).astype(np.int64)
-        wrong = other + (other >= labels)
-    given = np.where(selected, wrong, labels)
+        wrong = (number % np.uint64(classes - 1)).astype(labels.dtype)
+        wrong += wrong >= own
+    given = labels.copy()
+    given[places] = wrong
     return NoiseLedger(arm.kind, arm.ratio, labels, given, selected, draws, _no_change(arm, len(labels), selected))
 
 
@@ -161,27 +181,26 @@ def _asymmetric(arm: NoiseArm, key_hash: Draws, labels: Labels, classes: int) ->
     selected = np.zeros(len(labels), dtype=bool)
     selected[eligible] = _select(arm, draws[eligible], labels[eligible], count)
     given = labels.copy()
-    _redraw(given, np.flatnonzero(selected), labels, matrix, uniform(draw("asymmetric", arm.seed, key_hash)))
+    places = np.flatnonzero(selected)
+    given[places] = _redrawn(labels[places], matrix, uniform(draw("asymmetric", arm.seed, key_hash[places])))
     return NoiseLedger(arm.kind, arm.ratio, labels, given, selected, draws, _no_change(arm, len(labels), selected))
 
 
 def _transition(arm: NoiseArm, key_hash: Draws, labels: Labels, classes: int) -> NoiseLedger:
     matrix = _matrix(arm, classes, zero_diagonal=False)
-    given = labels.copy()
-    everyone = np.arange(len(labels), dtype=np.int64)
-    _redraw(given, everyone, labels, matrix, uniform(draw("transition", arm.seed, key_hash)))
+    given = _redrawn(labels, matrix, uniform(draw("transition", arm.seed, key_hash)))
     selected = np.ones(len(labels), dtype=bool)
     return NoiseLedger(arm.kind, None, labels, given, selected, draw("select", arm.seed, key_hash))
 
 
-def _redraw(given: Labels, places: NDArray[np.int64], labels: Labels, matrix: Matrix, u: NDArray[np.float64]) -> None:
-    """Writes into `given` at `places` a label drawn from the matrix row of the clean label."""
-    by_class = places[np.argsort(labels[places], kind="stable")]
-    bounds = np.searchsorted(labels[by_class], np.arange(len(matrix) + 1))
-    for c in range(len(matrix)):
-        chosen = by_class[bounds[c] : bounds[c + 1]]
-        if len(chosen):
-            given[chosen] = inverse_cdf(matrix[c], u[chosen])
+def _redrawn(labels: Labels, matrix: Matrix, u: NDArray[np.float64]) -> Labels:
+    """A label for each sample, drawn by its uniform number from the matrix row of its clean label."""
+    given = labels.copy()
+    by_class, bounds = _by_class(labels, len(matrix))
+    for c, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        if stop > start:
+            given[by_class[start:stop]] = inverse_cdf(matrix[c], u[by_class[start:stop]])
+    return given
 
 
 def _matrix(arm: NoiseArm, classes: int, zero_diagonal: bool) -> Matrix:
@@ -217,18 +236,18 @@ def _caption_swap(arm: NoiseArm, key_hash: Draws, captions: Iterable[str | None]
     samples = len(key_hash)
     draws = draw("select", arm.seed, key_hash)
     count = rounded_pairs(arm.ratio or "0", samples)
-    own = np.arange(samples, dtype=np.int64)
+    small: type[np.signedinteger] = np.int32 if samples < 2**31 else np.int64
+    own: Labels = np.arange(samples, dtype=small)
     given = own.copy()
     if count:
-        pairs = caption_pairs(draws, caption_digests(captions))
+        pairs = caption_pairs(draws, caption_digests(captions), count)
         if count > len(pairs):
             raise UserError(
                 f"ratio {arm.ratio} of {samples} captions needs {count} pairs, but only {len(pairs)} differ",
                 where="noise.ratios",
                 expected=f"at most {2 * len(pairs)}/{samples}",
             )
-        taken = pairs[:count]
-        given[taken[:, 0]], given[taken[:, 1]] = taken[:, 1], taken[:, 0]
+        given[pairs[:, 0]], given[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
     selected = given != own
     return NoiseLedger(arm.kind, arm.ratio, own, given, selected, draws, _no_change(arm, samples, selected))
 

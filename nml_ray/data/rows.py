@@ -15,7 +15,7 @@ from nml_ray.data.draw import Draws, hash_of
 _SLICE = 1 << 20
 
 
-def rows_digest(rows: pa.Table, order: NDArray[np.int64] | None = None) -> str:
+def rows_digest(rows: pa.Table, order: NDArray[np.integer] | None = None) -> str:
     """sha256 (hex) over (key, content, label, caption) of all rows, in the given order or their own.
 
     Each column is hashed as the int64 lengths of its values and their bytes (labels as int64; -1 is null), so equal
@@ -28,16 +28,29 @@ def rows_digest(rows: pa.Table, order: NDArray[np.int64] | None = None) -> str:
         for name in ("key", "caption"):
             column = part[name].cast(pa.binary())
             lengths[name].update(pc.fill_null(pc.binary_length(column), -1).to_numpy().astype("<i8").tobytes())
-            values[name].update(b"".join(pc.fill_null(column, b"").to_pylist()))
-        values["content"].update(b"".join(part["content"].to_pylist()))
+            values[name].update(values_buffer(pc.fill_null(column, b"")))
+        values["content"].update(values_buffer(part["content"]))
         values["label"].update(pc.fill_null(part["label"], -1).to_numpy().astype("<i8").tobytes())
     parts = [lengths["key"], values["key"], values["content"], values["label"], lengths["caption"], values["caption"]]
     return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
 
 
-def key_order(rows: pa.Table) -> NDArray[np.int64]:
-    """Places of the rows sorted by key (UTF-8 bytes): int64[N]."""
-    order: NDArray[np.int64] = pc.sort_indices(rows["key"]).to_numpy().astype(np.int64)
+def values_buffer(column: pa.ChunkedArray) -> memoryview:
+    """The bytes of all values of a string or binary column without nulls, end to end."""
+    values = column.combine_chunks()
+    if not len(values):
+        return memoryview(b"")
+    data = memoryview(values.buffers()[-1] or b"")
+    if pa.types.is_fixed_size_binary(values.type):
+        width = values.type.byte_width
+        return data[values.offset * width : (values.offset + len(values)) * width]
+    bounds = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
+    return data[bounds[0] : bounds[-1]]
+
+
+def key_order(rows: pa.Table) -> NDArray[np.unsignedinteger]:
+    """Places of the rows sorted by key (UTF-8 bytes): uint32[N]."""
+    order: NDArray[np.unsignedinteger] = pc.sort_indices(rows["key"]).to_numpy().astype(np.uint32)
     return order
 
 

@@ -20,7 +20,7 @@ class ArmFailed(Exception):
 
 @dataclass
 class Arm:
-    """`given` and `clean` are the labels int64 [N] of the whole data set, by sample number."""
+    """`given` and `clean` are the labels int32 [N] of the whole data set, by sample number."""
 
     name: str
     model: Supervised
@@ -35,8 +35,8 @@ class Arm:
         cls,
         name: str,
         model: Supervised,
-        given: NDArray[np.int64],
-        clean: NDArray[np.int64],
+        given: NDArray[np.int32],
+        clean: NDArray[np.int32],
         settings: OptimiserSettings,
     ) -> "Arm":
         """Gradients of all parameters live in one flat buffer whose tail carries the step's weight and counts, so
@@ -58,7 +58,7 @@ class Arm:
 
     def accumulate(self, images: Tensor, numbers: Tensor, weights: Tensor) -> None:
         """Add one microbatch: normalised images [N, C, H, W], sample numbers [N], weights [N]."""
-        given, clean = self.given[numbers], self.clean[numbers]
+        given, clean = self.given[numbers].long(), self.clean[numbers].long()
         losses, predicted = self.model(images, given)
         (losses * weights).sum().backward()
         tail = self.gradients[-1 - COUNTS :]
