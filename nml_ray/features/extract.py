@@ -64,7 +64,7 @@ class Extractor:
         failures = {}
         for place in item.encoders:
             try:
-                self._write(place, item, keys, dataset.label[numbers], values[place])
+                self._write(place, item, keys, dataset.label[numbers].astype(np.int64), values[place])
             except UserError as error:
                 failures[place] = str(error)
         return ShardDone(item.split, item.shard, len(numbers), failures)
