@@ -1,4 +1,4 @@
-"""The only place that starts Ray: one embedded in this process, for this process alone."""
+"""The only place that starts Ray, one embedded in this process for this process alone, or joins one that runs."""
 
 import atexit
 import importlib.util
@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ SETTINGS: Mapping[str, str] = {
 _directory: Path | None = None
 _reaper: subprocess.Popen[bytes] | None = None
 _errors: tuple[int, TextIO] | None = None  # a copy of descriptor 2 and the sys.stderr of before
+_joined = False
 _lock = threading.RLock()
 
 
@@ -60,6 +62,7 @@ def start(cpus: int | None = None) -> None:
         if importlib.util.find_spec("aiohttp_cors") is None:
             raise UserError("Ray's dashboard is not installed", expected="pip install 'ray[default]'")
         _set_environment()
+        _set_own_token()
         logging.getLogger("ray").setLevel(logging.ERROR)  # Ray announces the token mode
         import ray
 
@@ -86,15 +89,53 @@ def start(cpus: int | None = None) -> None:
             del os.environ[MARK]
 
 
+def join(address: str) -> None:
+    """Connect to a cluster that runs already and bring this package to its nodes; `stop` lets it go.
+
+    Args:
+        address: HOST:PORT of its head; `auto` takes RAY_ADDRESS, or a cluster that was started on this machine.
+
+    Raises:
+        UserError: there is none, it refuses, or it runs another Ray or Python.
+    """
+    global _joined
+    with _lock:
+        _set_environment()
+        _set_token_mode()
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        import ray
+
+        try:
+            _knock(address)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"py_modules": [nml_ray.__path__[0]]},
+            )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"cannot join the Ray cluster at '{address}' ({reason})",
+                expected="HOST:PORT of a cluster with this version of Ray and Python",
+            ) from None
+        _joined = True
+
+
 def started() -> bool:
     """Whether `start` has been called since the last `stop`."""
     return _directory is not None
 
 
 def stop() -> None:
-    """End Ray and remove its files; nothing of it is left running."""
-    global _directory, _reaper
+    """End Ray and remove its files, nothing of it is left running; a cluster that was joined goes on."""
+    global _directory, _reaper, _joined
     with _lock:
+        if _joined:
+            import ray
+
+            ray.shutdown()
+            _joined = False
         if _directory is None:
             return
         import ray
@@ -158,12 +199,29 @@ def _start_reaper(directory: Path) -> subprocess.Popen[bytes]:
 def _set_environment() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    source = str(Path(nml_ray.__path__[0]).parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if source not in paths and source not in sys.path[-1:]:
+        os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
+
+
+def _set_own_token() -> None:
     os.environ.pop("RAY_ADDRESS", None)  # would join somebody else's cluster
     # Ray itself turns token mode on for a cluster that it starts, in a process that has imported it before too; with a
     # token in the environment it writes none below the home directory.
     if os.environ.get("RAY_AUTH_MODE", "token") == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    source = str(Path(nml_ray.__path__[0]).parent)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if source not in paths and source not in sys.path[-1:]:
-        os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
+
+
+def _set_token_mode() -> None:
+    """Ray sends a token only when told to, though its own clusters ask for one."""
+    there = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file()
+    if "RAY_AUTH_TOKEN" in os.environ or there:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

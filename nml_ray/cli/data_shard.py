@@ -1,13 +1,19 @@
 """`nml-ray data shard`: images of many kinds become shuffled WebDataset tars."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nml_ray.cli.options import class_names
 from nml_ray.config.errors import UserError
+
+if TYPE_CHECKING:
+    from nml_ray.data.sharding import WriteShards
 
 _LINE = 5.0  # seconds between two lines of progress
 
@@ -16,7 +22,13 @@ _LINE = 5.0  # seconds between two lines of progress
 @click.argument("source", metavar="SOURCE")
 @click.argument("directory", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--samples-per-shard", type=click.IntRange(1), default=4096, show_default=True, help="Samples of a tar.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes on this machine.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Write the tars as tasks of a Ray cluster: HOST:PORT; 'auto' for RAY_ADDRESS or one started on this machine; "
+    "'local' for one of this command's own. All nodes must see SOURCE and OUT by the same paths.",
+)
 @click.option("--short-side", type=click.IntRange(1), metavar="PIXELS", help="Shrink larger images (they become JPEG).")
 @click.option("--quality", type=click.IntRange(1, 95), default=95, show_default=True, help="JPEG quality of those.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of the shuffle.")
@@ -40,6 +52,7 @@ def shard(
     directory: Path,
     samples_per_shard: int,
     workers: int,
+    ray: str | None,
     short_side: int | None,
     quality: int,
     seed: int,
@@ -76,32 +89,37 @@ def shard(
       nml-ray data shard photos.csv /data/tars --root /data/photos --label-column kind --caption-column text
       nml-ray data shard torchvision:CIFAR10 /data/cifar/train --root /data/torchvision --split train
       nml-ray data shard /data/imagenet-tars /data/imagenet-256 --short-side 256 --quality 90 --workers 16
+      nml-ray data shard /shared/photos /shared/tars --ray 10.0.0.1:6379
     """
     from nml_ray.data.resize import Resize
     from nml_ray.data.sharding import write_listing
     from nml_ray.data.sources.choose import SourceOptions, opened_source
     from nml_ray.data.sources.table import Columns
 
+    if ray and workers > 1:
+        raise UserError(f"{workers}, and --ray too", where="--workers", expected="one of them: Ray counts CPUs itself")
+    out = directory.absolute() if ray else directory
     options = SourceOptions(
         classes=class_names(classes) if classes else None,
         columns=Columns(image_column, label_column, caption_column, key_column),
-        root=root,
+        root=root.absolute() if root and ray else root,
         split=split,
         key_prefix=key_prefix or "",
         image=image,
     )
     if directory.exists() and not directory.is_dir():
         raise UserError(f"'{directory}' is no directory", where="OUT", expected="a directory, made if need be")
-    with opened_source(source, directory, options) as listing:
+    with _ray(ray) as elsewhere, opened_source(_seen_by_all(source, ray), out, options) as listing:
         for note in listing.notes:
             click.echo(f"  {note}", err=True)
         written = write_listing(
             listing,
-            directory,
+            out,
             samples_per_shard=samples_per_shard,
             seed=seed,
             resize=Resize(short_side, quality) if short_side else None,
             workers=workers,
+            elsewhere=elsewhere,
             overwrite=overwrite,
             source=source,
             licence=licence,
@@ -120,6 +138,29 @@ def shard(
             f"'{failed[0]}'): nml-ray data verify {directory} --mark-bad",
             err=True,
         )
+
+
+@contextmanager
+def _ray(address: str | None) -> "Iterator[WriteShards | None]":
+    """What writes shards as tasks of Ray at an address; None without one."""
+    if not address:
+        yield None
+        return
+    from nml_ray import session
+
+    try:
+        session.start() if address == "local" else session.join(address)
+        from nml_ray.data.sharding import write_shard
+        from nml_ray.data.sharding_on_ray import spread_on_ray
+
+        yield lambda plans: spread_on_ray(write_shard, plans)
+    finally:
+        session.stop()
+
+
+def _seen_by_all(source: str, ray: str | None) -> str:
+    """A path as other processes must be told it."""
+    return os.path.abspath(source) if ray and os.path.exists(source) else source
 
 
 def progress_lines(unit: str) -> Callable[[int, int], None]:

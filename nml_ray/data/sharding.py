@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from nml_ray.storage.digest import digest_of
 
 PLAN = "plan"  # the fact of an index that says from what, and how, its tar was made
 VERSION = 1
+SEEN_AFTER = 90.0  # seconds; NFS asks about a directory again after a minute at most
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class ShardPlan:
         return index_facts(read_index(index_path(self.path))).get(PLAN) == self.digest()
 
 
+WriteShards = Callable[[Iterable[ShardPlan]], Iterator[tuple[int, list[str]]]]
+"""Carries out `write_shard` for each plan, anywhere; what it returned, as it is done."""
+
+
 def write_listing(
     listing: Listing,
     directory: Path,
@@ -74,6 +81,7 @@ def write_listing(
     seed: int = 0,
     resize: Resize | None = None,
     workers: int = 1,
+    elsewhere: WriteShards | None = None,
     overwrite: bool = False,
     source: str = "",
     licence: str = "",
@@ -90,14 +98,15 @@ def write_listing(
         samples_per_shard: the last shard may hold fewer.
         seed: of the shuffle.
         resize: make images smaller; None keeps their bytes.
-        workers: processes.
+        workers: local processes.
+        elsewhere: writes the tars instead of them, on machines that see the same files by the same absolute paths.
         overwrite: replace a finished data set that differs.
         source, licence: kept in dataset.json.
         progress: called with (samples done, samples in all).
 
     Raises:
         UserError: keys that are not unique; an image that cannot be read; a directory with other tars or another
-            finished data set.
+            finished data set; tars written elsewhere that are not seen from here.
     """
     hashes = key_hashes(_keys(listing.rows))
     _refuse_duplicates(listing.rows, hashes)
@@ -119,16 +128,43 @@ def write_listing(
         progress(done, len(order))
     not_resized: list[str] = []
     waiting = _plans(listing, directory, order, samples_per_shard, resize, set(todo))
-    for samples, failures in spread(write_shard, waiting, min(workers, max(1, len(todo)))):
+    for samples, failures in (elsewhere or _here(min(workers, max(1, len(todo)))))(waiting):
         not_resized += failures
         done += samples
         if progress:
             progress(done, len(order))
+    if elsewhere:
+        _await(directory, names)
     _remove_others(directory, names)
     info = write_info(directory, names, listing.classes, source, licence)
     if bad := {*listing.known_bad, *info.known_bad} - set(info.known_bad):
         info = set_known_bad(directory, sorted({*bad, *info.known_bad}))
     return Written(info, kept, tuple(sorted(not_resized)))
+
+
+def _here(processes: int) -> WriteShards:
+    return lambda plans: spread(write_shard, plans, processes)
+
+
+def _await(directory: Path, names: list[str]) -> None:
+    """Until every tar and index is seen from here: shared storage may show another machine's files late.
+
+    Raises:
+        UserError: they do not appear.
+    """
+    deadline = time.monotonic() + SEEN_AFTER
+    while True:
+        seen = set(os.listdir(directory))  # asks the server, where a look at a single name may be answered from memory
+        missing = [name for name in names if not {name, index_path(directory / name).name} <= seen]
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{len(missing)} tars that other machines wrote are not seen from here, such as {missing[0]}",
+                where=str(directory),
+                expected="a directory on storage that all nodes share",
+            )
+        time.sleep(0.5)
 
 
 def write_shard(plan: ShardPlan) -> tuple[int, list[str]]:

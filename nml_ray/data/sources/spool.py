@@ -1,6 +1,7 @@
 """Images that come as bytes, in the source's order, laid end to end in a file so that they can be read in any order."""
 
 import hashlib
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,5 +41,6 @@ class Spool:
         self._end += len(image)
 
     def flush(self) -> None:
-        """Let other processes read what was added."""
+        """Let other processes read what was added, also those of other machines."""
         self._file.flush()
+        os.fsync(self._file.fileno())
