@@ -63,7 +63,7 @@ class LoaderTimers:
         wait: the consumer waited for a batch.
         read: reading bytes, summed over the decoding threads.
         decode: decoding and augmenting, summed over the decoding threads.
-        copy: the consumer copied bytes to its device (the consumer's own to count).
+        copy: the consumer moved images to its device and normalised them; its own to count.
     """
 
     wait: float = 0.0
@@ -76,7 +76,8 @@ class LoaderTimers:
 class Loader:
     """Reads the microbatches m with m mod `workers` = `rank` of each step, on `threads` threads of its own.
 
-    `pinned` batches lie in page-locked memory, which a CUDA device copies from without a detour.
+    `pinned` batches lie in page-locked memory, which a CUDA device copies from without a detour. Such a copy runs on
+    its own: wait for it before asking for the next step.
     """
 
     dataset: Dataset

@@ -29,7 +29,7 @@ def resample(pixels: PixelArray, box: Box, size: int) -> PixelArray:
 def by_torch(crop: PixelArray, size: int) -> PixelArray:
     """uint8 [H, W, C] to [size, size, C]."""
     # The batch's axis is added before the permutation: else torch takes the strides for channels first, 1.5 x slower.
-    batch = torch.from_numpy(np.require(crop, requirements="CW"))[None].permute(0, 3, 1, 2)
+    batch = torch.from_numpy(np.require(crop, requirements=("C", "W")))[None].permute(0, 3, 1, 2)
     out = torch.nn.functional.interpolate(batch, size=(size, size), mode="bicubic", antialias=True)
     return cast(PixelArray, out[0].permute(1, 2, 0).numpy())
 

@@ -1,5 +1,6 @@
 """The training loop: arms that share one decoded stream. It runs in a Ray Train worker and in process alike."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,10 @@ def train_group(plan: GroupPlan, world: World, report: Report) -> list[ArmOutcom
     """
     torch.set_num_threads(plan.threads)
     run = _Run(plan, world, report)
-    run.train()
+    try:
+        run.train()
+    finally:
+        run.loader.close()
     return [run.outcome(running) for running in run.arms]
 
 
@@ -146,9 +150,12 @@ class _Run:
 
     def _tensors(self, microbatch: Microbatch) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Its number in the batch, normalised images, sample numbers and weights."""
+        began = time.perf_counter()
+        images = normalised(microbatch.images, self.arms[0].arm.model.encoder.input)
+        self.loader.timers.copy += time.perf_counter() - began
         return (
             int(microbatch.places[0]) // self.schedule.microbatch,
-            normalised(microbatch.images, self.arms[0].arm.model.encoder.input),
+            images,
             torch.from_numpy(microbatch.numbers),
             torch.from_numpy(microbatch.weights),
         )

@@ -15,7 +15,11 @@ EVERY_SECONDS = 2.0
 
 
 class Telemetry:
-    """Appends one line to `telemetry.jsonl` of every arm at most every two seconds; rank 0 only."""
+    """Appends one line to `telemetry.jsonl` of every arm at most every two seconds; rank 0 only.
+
+    `data_wait_share` is that of the time since the last line. The loader's seconds (`LoaderTimers`) count from the
+    start of the process; those of reading and decoding are summed over its threads.
+    """
 
     def __init__(self, attempts: Sequence[Path], timers: LoaderTimers, batch: int) -> None:
         self._files = [open(attempt / "telemetry.jsonl", "a", buffering=1) for attempt in attempts]
@@ -35,8 +39,10 @@ class Telemetry:
             "learning_rate": rate,
             "images_per_second": round(self._steps * self._batch / elapsed, 1),
             "data_wait_share": round((self._timers.wait - self._waited) / elapsed, 4),
+            "wait_seconds": round(self._timers.wait, 3),
             "read_seconds": round(self._timers.read, 3),
             "decode_seconds": round(self._timers.decode, 3),
+            "copy_seconds": round(self._timers.copy, 3),
         }
         for file, loss in zip(self._files, losses, strict=True):
             if loss is not None:
