@@ -17,10 +17,10 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.reader import ShardReader
 from nml_ray.features.config import ExtractSettings
-from nml_ray.features.decoding import Decoder, form
 from nml_ray.features.plan import ExtractionPlan, ShardDone, WorkItem, keys_of, shard_files, shards_of
 from nml_ray.features.store import as_stored, read_shard, verify_shard, write_shard
 from nml_ray.features.sums import Sums
+from nml_ray.models.decoding import Decoder, form
 from nml_ray.models.encoder import load_encoder
 from nml_ray.models.preprocess import normalised
 
