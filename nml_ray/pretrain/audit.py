@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nml_ray.data.config import NoiseArm
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.labels import noise_ledger
 from nml_ray.data.schedule import Schedule
-from nml_ray.pretrain.audit_epoch import EpochPlan, KeyLookup, audit_epoch
+from nml_ray.pretrain.audit_epoch import audit_epoch
 from nml_ray.pretrain.audit_labels import audit_ledger
+from nml_ray.pretrain.audit_records import EpochPlan, KeyLookup
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.fed import FedLog
 from nml_ray.pretrain.findings import AuditReport, EpochAudit, Findings
@@ -53,12 +55,8 @@ def audit_run(run: AuditedRun) -> AuditReport:
     settings = PretrainSettings.model_validate(run.record["settings"]["pretrain"])
     dataset, findings = Dataset.open(run.data), Findings()
     seed = run.record["settings"]["seed"]
-    schedule = Schedule(dataset, settings.order, seed, settings.batch, settings.microbatch)
-    ledger = noise_ledger(dataset, NoiseArm.from_hashed(run.record["settings"]["noise"], run.label_file))
-    given = dataset.label.copy()
-    given[dataset.good] = ledger.given
-    if run.ledger:
-        audit_ledger(run.ledger, ledger, dataset, findings)
+    schedule = Schedule(dataset, settings.order, seed, settings.batch, settings.microbatch, settings.repeats)
+    given = _given(dataset, run, findings)
 
     steps = schedule.steps_per_epoch * settings.epochs
     lineage = _lineage(run.record, schedule, steps, findings)
@@ -69,9 +67,8 @@ def audit_run(run: AuditedRun) -> AuditReport:
     epochs: list[EpochAudit] = []
     for epoch in range(settings.epochs) if lineage else ():
         first = epoch * schedule.steps_per_epoch
-        stop = first + schedule.steps_per_epoch
-        planned = np.concatenate([schedule.batch(step).numbers for step in range(first, stop)])
-        plan = EpochPlan(epoch, first, settings.batch, schedule.microbatch, planned, given, dataset)
+        sizes = (settings.batch, schedule.microbatch, settings.repeats)
+        plan = EpochPlan(epoch, first, *sizes, schedule.planned(epoch), given, dataset)
         epochs.append(audit_epoch(plan, log, find, findings))
     return AuditReport(
         run.name,
@@ -84,6 +81,16 @@ def audit_run(run: AuditedRun) -> AuditReport:
         max((log.ranks(segment.attempt) for segment in log.segments), default=0),
         run.ledger,
     )
+
+
+def _given(dataset: Dataset, run: AuditedRun, findings: Findings) -> NDArray[np.int32]:
+    """Labels by sample number as the noise settings give them, int32[N]; the ledger is compared with them."""
+    ledger = noise_ledger(dataset, NoiseArm.from_hashed(run.record["settings"]["noise"], run.label_file))
+    if run.ledger:
+        audit_ledger(run.ledger, ledger, dataset, findings)
+    given: NDArray[np.int32] = dataset.label.copy()
+    given[dataset.good] = ledger.given
+    return given
 
 
 def _lineage(

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.draw import key_hashes
 from nml_ray.data.noise import NoiseLedger
-from nml_ray.pretrain.audit_epoch import KeyLookup
+from nml_ray.pretrain.audit_records import KeyLookup
 from nml_ray.pretrain.findings import Finding, Findings
 
 BATCH = 1 << 16  # rows read at a time
@@ -29,12 +29,14 @@ def audit_ledger(path: Path, ledger: NoiseLedger, dataset: Dataset, findings: Fi
 
 
 def _differences(path: Path, ledger: NoiseLedger, dataset: Dataset) -> Iterator[Finding]:
-    find = KeyLookup(dataset.key_hash[dataset.good])
-    seen = np.zeros(len(dataset.good), np.int64)
+    good = dataset.good
+    find = KeyLookup(dataset.key_hash if len(good) == len(dataset) else dataset.key_hash[good])
+    seen, read = np.zeros(len(good), np.uint32), 0
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH, columns=["key", *COLUMNS]):
             keys = batch["key"].to_pylist()
-            rows = find(key_hashes(keys))
+            in_order = np.minimum(np.arange(read, read + len(keys)), len(good) - 1)
+            rows, read = find.near(key_hashes(keys), in_order), read + len(keys)
             for row in np.flatnonzero(rows < 0).tolist():
                 yield Finding("ledger", f"{path.name} has this key, the data does not", key=keys[row])
             known = np.flatnonzero(rows >= 0)

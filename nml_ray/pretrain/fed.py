@@ -6,7 +6,7 @@ from which step on each counts; what an attempt fed after the step at which the 
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import feather
 
 from nml_ray.pretrain.feeding import FOLDER
 
@@ -97,9 +96,8 @@ class FedLog:
         reading.look()
         return cls(directory, segments, tuple(reading.files), reading.holes, reading.replayed, tuple(reading.problems))
 
-    def rows(self, first: int, stop: int) -> FedRows:
-        """The records of steps first .. stop - 1 that count, of all ranks."""
-        parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, kind)] for name, kind in _TYPES.items()}
+    def parts(self, first: int, stop: int) -> Iterator[FedRows]:
+        """The records of steps first .. stop - 1 that count, of all ranks: file after file, some at a time."""
         for file in self.files:
             spans = [
                 (max(first, segment.first), min(stop, segment.stop))
@@ -108,11 +106,10 @@ class FedLog:
             ]
             if all(file.last < begin or file.first >= end for begin, end in spans):
                 continue
-            read = _columns(file.path, tuple(_TYPES))
-            kept = _inside(read["step"], spans)
-            for name, values in read.items():
-                parts[name].append(values[kept])
-        return FedRows(**{name: np.concatenate(values) for name, values in parts.items()})
+            for read in _columns(file.path, tuple(_TYPES)):
+                kept = _inside(read["step"], spans)
+                if kept.any():
+                    yield FedRows(**(read if kept.all() else {name: values[kept] for name, values in read.items()}))
 
     def ranks(self, attempt: str) -> int:
         """How many ranks the log of an attempt shows."""
@@ -170,25 +167,24 @@ class _Reading:
             if name is None:
                 self.problems.append((path, "is no name of the log: rank-RANK-STEP.arrow is"))
                 continue
+            names = ("step",) if aside or not spans else tuple(_TYPES)
             try:
-                step = _columns(path, ("step",) if aside or not spans else tuple(_TYPES))["step"]
+                found = _Steps.of((columns["step"] for columns in _columns(path, names)), spans, self.steps)
             except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
                 if spans and not aside:
                     self.problems.append((path, f"cannot be read ({' '.join(str(error).split())[:200]})"))
                 continue
             if aside or not spans:
-                self.replayed += len(step)
-            elif len(step):
-                self._note(path, attempt.name, int(name[1]), step, spans)
+                self.replayed += found.records
+            elif found.records:
+                self._note(path, attempt.name, int(name[1]), found)
 
-    def _note(self, path: Path, attempt: str, rank: int, step: NDArray[np.int64], spans: list[tuple[int, int]]) -> None:
-        first, last = int(step.min()), int(step.max())
-        strange = int(np.count_nonzero((step < 0) | (step >= self.steps)))
-        if strange:
-            found = f"has steps {first} to {last}, {strange} records outside the run's {self.steps} steps"
-            self.problems.append((path, found))
-        self.replayed += len(step) - int(np.count_nonzero(_inside(step, spans))) - strange
-        self.files.append(LogFile(path, attempt, rank, first, last))
+    def _note(self, path: Path, attempt: str, rank: int, found: "_Steps") -> None:
+        if found.strange:
+            outside = f"{found.strange} records outside the run's {self.steps} steps"
+            self.problems.append((path, f"has steps {found.first} to {found.last}, {outside}"))
+        self.replayed += found.records - found.inside - found.strange
+        self.files.append(LogFile(path, attempt, rank, found.first, found.last))
 
     def _look_at_holes(self, attempt: Path, spans: list[tuple[int, int]]) -> None:
         for path in sorted(attempt.glob("holes-*.jsonl")):
@@ -212,13 +208,44 @@ def _hole_lines(path: Path) -> Iterator[HoleLine]:
             continue
 
 
-def _columns(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    table = feather.read_table(path, columns=list(names), memory_map=False)
-    read = {name: table[name].to_numpy() for name in names}
-    for name, values in read.items():
-        if values.dtype != _TYPES[name]:
-            raise TypeError(f"column {name} is {values.dtype}, not {np.dtype(_TYPES[name])}")
-    return read
+@dataclass
+class _Steps:
+    """What the steps of a file are: how many records in all, inside the spans that count, and outside the run."""
+
+    records: int = 0
+    first: int = 0
+    last: int = 0
+    inside: int = 0
+    strange: int = 0
+
+    @classmethod
+    def of(cls, parts: Iterable[NDArray[np.int64]], spans: Sequence[tuple[int, int]], steps: int) -> "_Steps":
+        found = cls()
+        for step in parts:
+            if len(step):
+                first, last = int(step.min()), int(step.max())
+                found.first = min(found.first, first) if found.records else first
+                found.last = max(found.last, last) if found.records else last
+                found.strange += int(np.count_nonzero((step < 0) | (step >= steps)))
+                found.inside += int(np.count_nonzero(_inside(step, spans)))
+                found.records += len(step)
+        return found
+
+
+def _columns(path: Path, names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Columns of a file of the log, one record batch after another."""
+    with pa.OSFile(str(path)) as source:
+        places = [pa.ipc.open_file(source).schema.get_field_index(name) for name in names]
+        if -1 in places:
+            raise KeyError(f"no column {names[places.index(-1)]}")
+        reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=places))
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            read = {name: batch[name].to_numpy() for name in names}
+            for name, values in read.items():
+                if values.dtype != _TYPES[name]:
+                    raise TypeError(f"column {name} is {values.dtype}, not {np.dtype(_TYPES[name])}")
+            yield read
 
 
 def _inside(step: NDArray[np.int64], spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:

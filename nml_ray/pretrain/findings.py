@@ -12,7 +12,7 @@ NAMED = 20  # findings of one kind and epoch that are told one by one; all are c
 
 KINDS: Mapping[str, str] = {
     "missing": "a planned place that no record fills",
-    "twice": "a sample fed more than once in an epoch",
+    "twice": "a sample fed more often in an epoch than it has copies",
     "order": "a sample fed at another place than planned",
     "key": "a sample fed that the epoch does not feed, or that the data does not have",
     "label": "a label fed that is not the ledger's",
@@ -43,7 +43,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class EpochAudit:
-    """One epoch in numbers. Samples: `fed` are different ones; `twice` counts records beyond a sample's first."""
+    """One epoch in numbers. Samples: `fed` are different ones; `twice` counts records beyond a sample's
+    copies (its first, without repeated augmentation)."""
 
     epoch: int
     samples: int
@@ -121,10 +122,14 @@ class Findings:
         """Note one finding a row; `tell` is asked only for those that are kept."""
         if not len(rows):
             return
-        named = rows[: NAMED - self._named[epoch, kind]]
+        named = rows[: self.room(kind, epoch)]
         self.kept += [tell(row) for row in named.tolist()]
         self._named[epoch, kind] += len(named)
         self._counts[epoch, kind] += len(rows)
+
+    def room(self, kind: str, epoch: int) -> int:
+        """How many more findings of a kind and epoch are kept."""
+        return NAMED - self._named[epoch, kind]
 
     def of(self, epoch: int) -> dict[str, int]:
         """How many findings of each kind an epoch has."""

@@ -101,7 +101,8 @@ class _Run:
         """All steps from the resumed one on, then the exported encoders."""
         start = self._resume()
         attempts = [running.attempt for running in self.arms]
-        log = FeedingLog(attempts, self.world.rank, self.loader.dataset.key)
+        labels = [running.arm.given.numpy() for running in self.arms]
+        log = FeedingLog(attempts, self.world.rank, self.loader.dataset.key, labels)
         rank_zero = self.world.rank == 0
         for attempt in attempts if rank_zero else []:  # no rank can flush before rank 0 has joined its first step
             set_replayed_aside(attempt, start)
@@ -193,7 +194,7 @@ class _Run:
             running.arm.counts = np.zeros_like(running.arm.counts)
 
     def _commit(self, step: int, log: FeedingLog) -> None:
-        log.flush(step, [running.arm.given.numpy() for running in self.arms])
+        log.flush(step)
         self.world.barrier()
         if self.world.rank == 0:
             for running in self.arms:

@@ -184,11 +184,11 @@ def feed(attempt, data, ranks, start, stop, every=3):
     given[dataset.good] = noise_ledger(dataset, arm).given
     for rank in range(ranks):
         loader = Loader(dataset, LoaderPlan(1, 16, 1, 12, settings.augmentation, schedule.batch), rank, ranks)
-        log = FeedingLog([attempt], rank, dataset.key)
+        log = FeedingLog([attempt], rank, dataset.key, [given])
         for step, microbatches in zip(range(start, stop), loader.steps(start, stop), strict=True):
             log.add(step, microbatches)
             if (step + 1) % every == 0 or step + 1 == stop:
-                log.flush(step + 1, [given])
+                log.flush(step + 1)
 
 
 def two_attempts(root, data, ranks):
