@@ -16,6 +16,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.augment import CropDraws, ResizedCropAugmentation, ShiftAugmentation, flips
 from nml_ray.data.config import OrderSettings
 from nml_ray.data.dataset import Dataset
+from nml_ray.data.decode import UndecodableImage, decode_image
 from nml_ray.data.loader import PREFETCH, Loader, LoaderPlan
 from nml_ray.data.reader import ShardReader
 from nml_ray.data.schedule import Schedule
@@ -107,14 +108,16 @@ def by_hand(dataset, data, number, epoch, copy):
 
 
 def test_holes_hold_the_nearest_good_image_at_weight_zero(dataset):
-    seen = set()
+    seen, reader = set(), ShardReader(dataset)
     for one in (one for step in fed(loader_of(dataset, threads=2)) for one in step):
         for hole in one.holes:
             row = hole.place - int(one.places[0])
             filler = one.numbers.tolist().index(hole.filler)
             assert abs(filler - row) == 1
             assert np.array_equal(one.images[row], one.images[filler])
-            assert "Premature end" in hole.reason
+            with pytest.raises(UndecodableImage) as verdict:  # as `data verify` asks
+                decode_image(reader.read(hole.number), 3)
+            assert hole.reason == str(verdict.value)
             seen.add(dataset.key(hole.number))
         assert one.weights.sum() == MICROBATCH - len(one.holes)
     assert seen == {f"photo-{number}" for number in BROKEN}
