@@ -64,8 +64,6 @@ def _tell(verdict: "Verdict", directory: Path, decoded: bool) -> None:
         click.echo(f"{problem.check}: {problem.where}: {problem.what}")
     for one in verdict.undecodable:
         click.echo(f"images: {one.shard}: key '{one.key}' cannot be decoded ({one.reason})")
-    for note in verdict.notes:
-        click.echo(f"  {note}")
     if verdict.known_bad:
         click.echo(f"  {verdict.known_bad:,} samples are known to be bad and excluded")
     if verdict.mended:

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nml_ray.config.errors import UserError
-from nml_ray.data.dataset_info import DatasetInfo, ShardInfo, read_info
+from nml_ray.data.dataset_info import DatasetInfo
 from nml_ray.data.draw import Draws, key_hashes
-from nml_ray.data.index import IMAGE_EXTENSIONS, index_facts, index_path, read_index
+from nml_ray.data.files import Files, files_of
+from nml_ray.data.index import IMAGE_EXTENSIONS
+from nml_ray.storage.link import Link
+from nml_ray.storage.location import Location
 
 THREADS = 8  # index files opened side by side: the checksum takes a core each, a network file system waits
 
@@ -24,7 +26,7 @@ class Dataset:
     """All samples of a data set as flat arrays; sample number = place in the concatenated indices.
 
     Attributes:
-        directory: holds the tars.
+        files: its tars, indices and dataset.json.
         info: dataset.json.
         tables: the indices, mapped: what is not below stays on disk.
         key_hash: uint64[N].
@@ -32,7 +34,7 @@ class Dataset:
         good: int32[G] (int64 beyond 2^31), the samples that are not known to be bad, ascending.
     """
 
-    directory: Path
+    files: Files
     info: DatasetInfo
     tables: tuple[pa.Table, ...]
     key_hash: Draws
@@ -40,19 +42,22 @@ class Dataset:
     good: NDArray[np.signedinteger]
 
     @classmethod
-    def open(cls, directory: "Path | str") -> "Dataset":
+    def open(cls, place: "Path | str | Location | Link") -> "Dataset":
         """Read dataset.json and map the indices.
 
+        Args:
+            place: a directory, an `s3://` or `gs://` URL, or a link to one.
+
         Raises:
-            UserError: either is missing, malformed, or does not fit the tars.
+            UserError: either is missing, malformed, or does not fit the tars; an object store that cannot be reached.
         """
-        directory = Path(directory)
-        info = read_info(directory)
+        files = files_of(place)
+        info = files.info()
         with ThreadPoolExecutor(THREADS, thread_name_prefix="index") as pool:
-            tables = tuple(pool.map(lambda shard: _open_index(directory, shard), info.shards))
+            tables = tuple(pool.map(files.index, info.shards))
         hashes = column(tables, "key_hash")
         labels = column(tables, "label", -1, np.int32)
-        return cls(directory, info, tables, hashes, labels, _good(hashes, info.known_bad))
+        return cls(files, info, tables, hashes, labels, _good(hashes, info.known_bad))
 
     def __len__(self) -> int:
         """Samples, known bad ones included."""
@@ -73,10 +78,14 @@ class Dataset:
         """Base names of the tars, with `.tar`."""
         return tuple(Path(shard.name).name for shard in self.info.shards)
 
-    @cached_property
-    def shard_paths(self) -> tuple[Path, ...]:
-        """The tars."""
-        return tuple(self.directory / shard.name for shard in self.info.shards)
+    @property
+    def directory(self) -> Location:
+        """Where it lies."""
+        return self.files.location
+
+    def shard_location(self, shard: int) -> Location:
+        """A tar."""
+        return self.directory / self.info.shards[shard].name
 
     @cached_property
     def keys(self) -> pa.ChunkedArray:
@@ -133,24 +142,6 @@ class Dataset:
             rows = self.shard_samples(shard) - self._starts[shard]
             for start in range(0, len(rows), 1 << 16):
                 yield from table["caption"].take(pa.array(rows[start : start + (1 << 16)])).to_pylist()
-
-
-def _open_index(directory: Path, shard: ShardInfo) -> pa.Table:
-    tar = directory / shard.name
-    again = f"the tar that was indexed; after a change run `nml-ray data index {directory}`"
-    try:
-        size = tar.stat().st_size
-    except FileNotFoundError:
-        raise UserError("is missing", where=str(tar), expected=again) from None
-    table = read_index(index_path(tar), shard.index_crc32)
-    for what, found in (("has", size), ("was indexed with", index_facts(table)["tar_bytes"])):
-        if found != shard.bytes:
-            raise UserError(f"{what} {found} bytes, not {shard.bytes}", where=str(tar), expected=again)
-    if table.num_rows != shard.samples:
-        raise UserError(
-            f"has an index of {table.num_rows} samples, not {shard.samples}", where=str(tar), expected=again
-        )
-    return table
 
 
 def column(tables: Sequence[pa.Table], name: str, missing: int = 0, kind: Any = None) -> NDArray[Any]:

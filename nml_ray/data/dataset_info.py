@@ -1,5 +1,6 @@
 """What dataset.json holds."""
 
+import tempfile
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -7,6 +8,8 @@ from pydantic import ValidationError
 from nml_ray.config.errors import UserError
 from nml_ray.config.settings import Settings
 from nml_ray.storage.atomic import write_json
+from nml_ray.storage.location import Location
+from nml_ray.storage.patience import Patience
 
 FILE = "dataset.json"
 
@@ -51,16 +54,16 @@ class DatasetInfo(Settings):
     """What indexing noticed: members and samples skipped, keys that agree after normalisation."""
 
 
-def read_info(directory: Path) -> DatasetInfo:
-    """What dataset.json of a directory holds.
+def read_info(directory: Path | Location, patience: Patience | None = None) -> DatasetInfo:
+    """What dataset.json of a directory holds. `patience`: with an object store.
 
     Raises:
-        UserError: missing, malformed or of another version.
+        UserError: missing, malformed or of another version; an object store that cannot be reached.
     """
     path = directory / FILE
     expected = f"a directory of indexed tars; make it with `nml-ray data index {directory}`"
     try:
-        info = DatasetInfo.model_validate_json(path.read_bytes())
+        info = DatasetInfo.model_validate_json(_bytes(path, patience))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError("is missing", where=str(path), expected=expected) from None
     except (OSError, ValidationError) as error:
@@ -70,6 +73,25 @@ def read_info(directory: Path) -> DatasetInfo:
     return info
 
 
-def save_info(directory: Path, info: DatasetInfo) -> None:
+def _bytes(path: Path | Location, patience: Patience | None) -> bytes:
+    if isinstance(path, Path):
+        return path.read_bytes()
+    from nml_ray.storage import remote
+
+    try:
+        return remote.read(path, patience)
+    except remote.NotThere as error:
+        raise FileNotFoundError(str(error)) from None
+
+
+def save_info(directory: Path | Location, info: DatasetInfo) -> None:
     """Write dataset.json, atomically."""
-    write_json(directory / FILE, info.model_dump(mode="json"))
+    data = info.model_dump(mode="json")
+    if isinstance(directory, Path):
+        write_json(directory / FILE, data)
+        return
+    from nml_ray.storage import remote
+
+    with tempfile.TemporaryDirectory(prefix="nml-ray-") as aside:
+        write_json(Path(aside) / FILE, data, durable=False)
+        remote.upload(Path(aside) / FILE, directory / FILE)

@@ -1,36 +1,67 @@
-"""Bytes of single samples, read from mapped tars by offset."""
+"""Bytes of single samples, read from tars by offset."""
 
-import mmap
+import os
 import threading
 import time
 from collections import OrderedDict
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
-from nml_ray.data.draw import hash_of
+from nml_ray.data.draw import Draws, hash_of
+from nml_ray.data.files import RETRY_AFTER, OpenTar
 from nml_ray.data.index import split_name
-from nml_ray.data.tar import member_name
+from nml_ray.data.prefetch import Prefetcher
+from nml_ray.data.tar import BLOCK, member_name
 
-RETRY_AFTER = (0.1, 0.5, 2.0)  # seconds: network file systems drop a request now and then
+_PLAIN = frozenset(b"0\0")  # kinds of regular files
+_INDEXED = "the tar that was indexed"
 
 
 class ShardReader:
-    """Reads images by sample number. Safe for many threads; keeps the `open_maps` last used tars mapped."""
+    """Reads images by sample number. Safe for many threads; keeps the `open_files` last used tars open.
 
-    def __init__(self, dataset: Dataset, open_maps: int = 256) -> None:
+    Reads are `pread`, never through a mapping: of a tar that another process cuts short, a mapping would kill this one.
+
+    Args:
+        dataset: to read.
+        open_files: at most.
+        whole: tars on an object store are brought to the shard cache; otherwise each read is a request of its own,
+            for the few who look at a few samples.
+    """
+
+    def __init__(self, dataset: Dataset, open_files: int = 256, *, whole: bool = True) -> None:
         self._dataset = dataset
-        self._limit = open_maps
-        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._limit = open_files
+        self._by_request = dataset.files.remote and not whole
+        self._open: OrderedDict[int, OpenTar] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, number: int) -> bytes:
-        """The bytes of a sample's image member."""
-        dataset = self._dataset
-        start = int(dataset.image_offset[number])
-        return self._map(int(dataset.shard_number[number]))[start : start + int(dataset.image_size[number])]
+        """The bytes of a sample's image member.
+
+        Raises:
+            UserError: its tar is gone, has changed, or cannot be brought here.
+        """
+        shard, offset, size, _, _ = self._layout
+        return self._bytes(int(shard[number]), int(offset[number]), int(size[number]))
+
+    def read_hashed(self, number: int) -> tuple[memoryview, np.uint64]:
+        """The bytes of a sample's image member, and the hash of its key as its own tar header says it: one read.
+
+        Raises:
+            UserError: as `read`, or the tar has no such header there.
+        """
+        shard, offset, size, gap, planned = self._layout
+        before = int(gap[number])
+        data = self._bytes(int(shard[number]), int(offset[number]) - before, before + int(size[number]))
+        found = self._plain_hash(data, int(shard[number])) if before == BLOCK else None
+        if found is None or found != planned[number]:
+            found = int(self.header_hash(number))
+        return memoryview(data)[before:], np.uint64(found)
 
     def header_key(self, number: int) -> str:
         """The sample's key as its image member's own tar header says it, for the audit.
@@ -38,60 +69,99 @@ class ShardReader:
         Raises:
             UserError: the tar has no such header there.
         """
-        dataset = self._dataset
-        shard = int(dataset.shard_number[number])
-        header = int(dataset.image_offset[number]) - int(dataset.header_gap[number])
-        where = str(dataset.shard_paths[shard])
-        name = member_name(self._map(shard), header, where).decode(errors="replace")
+        shards, offset, _, gap, _ = self._layout
+        shard, start = int(shards[number]), int(offset[number]) - int(gap[number])
+        where = str(self._dataset.shard_location(shard))
+        blocks = self._bytes(shard, start, int(gap[number]))
+        name = member_name(blocks, where, start).decode(errors="replace")
         parts = split_name(name)
         if parts is None:
-            raise UserError(
-                f"member '{name}' at byte {header} has no key", where=where, expected="the tar that was indexed"
-            )
-        prefix = dataset.shard_names[shard].removesuffix(".tar") + "/" if dataset.info.key_prefix == "shard" else ""
-        return prefix + parts[0]
+            raise UserError(f"member '{name}' at byte {start} has no key", where=where, expected=_INDEXED)
+        return self._prefix(shard) + parts[0]
 
     def header_hash(self, number: int) -> np.uint64:
         """The 64-bit hash of `header_key`."""
         return np.uint64(hash_of(self.header_key(number)))
 
-    def _map(self, shard: int) -> mmap.mmap:
+    def prefetch(self, numbers: NDArray[np.integer], share: int = 1) -> None:
+        """Bring the tars of samples that will be read, in that order, in the background; nothing where they are local.
+
+        Args:
+            numbers: samples, in the order in which they will be read.
+            share: processes that share the cache.
+        """
+        if self._dataset.files.remote and not self._by_request:
+            shards = self._layout[0][numbers]
+            first = np.sort(np.unique(shards, return_index=True)[1])
+            self._prefetcher.ask(shards[first].tolist(), share)
+
+    def close(self) -> None:
+        """Let go of the tars and end what is brought in the background. It may be used again."""
+        if "_prefetcher" in self.__dict__:
+            self._prefetcher.close()
+            del self._prefetcher
         with self._lock:
-            if shard in self._maps:
-                self._maps.move_to_end(shard)
-                return self._maps[shard]
-            opened = _open_map(self._dataset, shard)
-            self._maps[shard] = opened
-            if len(self._maps) > self._limit:
-                self._maps.popitem(last=False)  # unmapped when the last thread that reads it lets go
-            return opened
+            self._open.clear()
 
+    @cached_property
+    def _prefetcher(self) -> Prefetcher:
+        return Prefetcher(self._dataset, self._open.__contains__)
 
-def _open_map(dataset: Dataset, shard: int) -> mmap.mmap:
-    """Map a tar: one that is gone or changed is told at once, other read errors are retried, then raised."""
-    path, expected = dataset.shard_paths[shard], dataset.info.shards[shard].bytes
-    try:
-        opened = _persistent_map(path)
-    except (FileNotFoundError, PermissionError, ValueError) as error:
-        raise UserError(f"cannot be read ({error})", where=str(path), expected="the tar that was indexed") from None
-    if len(opened) != expected:
-        raise UserError(
-            f"has {len(opened)} bytes, not {expected}", where=str(path), expected="the tar that was indexed"
-        )
-    return opened
+    @cached_property
+    def _layout(
+        self,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32], Draws]:
+        """Shard, offset, size, header gap and key hash of every sample."""
+        of = self._dataset
+        return of.shard_number, of.image_offset, of.image_size, of.header_gap, of.key_hash
 
+    def _prefix(self, shard: int) -> str:
+        dataset = self._dataset
+        return dataset.shard_names[shard].removesuffix(".tar") + "/" if dataset.info.key_prefix == "shard" else ""
 
-def _persistent_map(path: Path) -> mmap.mmap:
-    for pause in RETRY_AFTER:
-        try:
-            return _mapped(path)
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError:
-            time.sleep(pause)
-    return _mapped(path)
+    def _plain_hash(self, data: bytes, shard: int) -> int | None:
+        """The hash of the key in a single header block; None where that is not all there is to it."""
+        if data[156] not in _PLAIN or data[345]:
+            return None
+        parts = split_name(data[: data.index(0, 0, 101)].decode(errors="replace")) if 0 in data[:100] else None
+        return hash_of(self._prefix(shard) + parts[0]) if parts else None
 
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        if self._by_request:
+            return self._dataset.files.some_bytes(self._dataset.info.shards[shard], offset, size)
+        data = self._pread(shard, offset, size)
+        if len(data) != size:
+            raise UserError(
+                f"ends before byte {offset + size}", where=str(self._dataset.shard_location(shard)), expected=_INDEXED
+            )
+        return data
 
-def _mapped(path: Path) -> mmap.mmap:
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+        for pause in RETRY_AFTER:
+            try:
+                return os.pread(self._tar(shard).descriptor, size, offset)
+            except OSError:
+                with self._lock:
+                    self._open.pop(shard, None)
+                time.sleep(pause)
+        return os.pread(self._tar(shard).descriptor, size, offset)
+
+    def _tar(self, shard: int) -> OpenTar:
+        with self._lock:
+            if shard in self._open:
+                self._open.move_to_end(shard)
+                return self._open[shard]
+        dataset = self._dataset
+        opened = dataset.files.tar(dataset.info.shards[shard], dataset.tables[shard], self._release)
+        with self._lock:
+            self._open[shard] = opened
+            if len(self._open) > self._limit:
+                self._open.popitem(last=False)  # closed when the last thread that reads it lets go
+        if "_prefetcher" in self.__dict__:
+            self._prefetcher.used(shard)
+        return opened
+
+    def _release(self) -> bool:
+        """Let go of the tar that has not been read for longest."""
+        with self._lock:
+            return bool(self._open and self._open.popitem(last=False))

@@ -52,13 +52,18 @@ def regular_members(data: Mapped, where: str) -> Iterator[Member]:
     raise UserError(f"ends at byte {len(data)} without an end mark", where=where, expected="a complete tar")
 
 
-def member_name(data: Mapped, header: int, where: str) -> bytes:
-    """The name that the header blocks at an offset give to their member."""
-    return _next_member(data, header, {}, where)[0].name
+def member_name(blocks: bytes, where: str, offset: int) -> bytes:
+    """The name that the header blocks of a member, which begin at `offset`, give it."""
+    return _next_member(blocks, 0, {}, f"{where} from byte {offset}", whole=False)[0].name
 
 
-def _next_member(data: Mapped, position: int, shared: dict[str, bytes], where: str) -> tuple[Member, int, bool]:
-    """The member whose headers begin at `position`, the offset after it, and whether it is a regular file."""
+def _next_member(
+    data: Mapped, position: int, shared: dict[str, bytes], where: str, whole: bool = True
+) -> tuple[Member, int, bool]:
+    """The member whose headers begin at `position`, the offset after it, and whether it is a regular file.
+
+    `whole`: its bytes must be there too.
+    """
     start = position
     own: dict[str, bytes] = {}
     while True:
@@ -87,7 +92,7 @@ def _next_member(data: Mapped, position: int, shared: dict[str, bytes], where: s
         if kind in _WITHOUT_DATA:
             size = 0
         end = position + size
-        if size < 0 or end > len(data):
+        if size < 0 or (whole and end > len(data)):
             raise UserError(
                 f"member '{name.decode(errors='replace')}' reaches byte {end} of {len(data)}",
                 where=where,

@@ -52,7 +52,6 @@ class Verdict:
         undecodable: images that cannot be decoded and are not known to be bad.
         known_bad: samples that dataset.json excludes.
         mended: those of them that can be decoded.
-        notes: nothing wrong, but worth knowing.
         marked: whether dataset.json now excludes the undecodable images.
     """
 
@@ -62,7 +61,6 @@ class Verdict:
     undecodable: tuple[Undecodable, ...]
     known_bad: int
     mended: tuple[str, ...]
-    notes: tuple[str, ...]
     marked: bool = False
 
     @property
@@ -91,7 +89,6 @@ class ShardFindings:
     problems: list[Problem] = field(default_factory=list)
     undecodable: list[Undecodable] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     samples: int = 0
     decoded: int = 0
 
@@ -140,11 +137,10 @@ def verify(
         "images": sum(part.decoded for part in parts),
     }
     mended = tuple(key for part in parts for key in part.mended)
-    notes = tuple(note for part in parts for note in part.notes)
     marked = bool(mark_bad and undecodable and not problems)
     if marked:
         set_known_bad(directory, sorted({*bad, *(one.key for one in undecodable)}))
-    return Verdict(info, looked_at, tuple(problems), undecodable, len(bad), mended, notes, marked)
+    return Verdict(info, looked_at, tuple(problems), undecodable, len(bad), mended, marked)
 
 
 def look_at(task: ShardTask) -> ShardFindings:
@@ -177,10 +173,7 @@ def look_at(task: ShardTask) -> ShardFindings:
     _check_labels(again, task, found)
     if index is not None and index_path(tar).stat().st_mtime_ns < tar.stat().st_mtime_ns:
         agrees = len(found.problems) == before
-        if agrees:
-            found.notes.append(f"{task.shard.name}: its index is older than the tar, but agrees with it")
-        else:
-            problem("indices", "is older than the tar and no longer fits it")
+        problem("indices", f"is older than the tar, {'but agrees with' if agrees else 'and no longer fits'} it")
     if task.decode:
         _decode(tar, again, task, found)
     return found

@@ -240,7 +240,7 @@ def test_a_directory_of_foreign_tars(tmp_path):
     assert data.key_hash.dtype == np.uint64 and data.label.tolist() == [1, 1, -1]
     assert data.shard_number.tolist() == [0, 0, 1] and data.shard_names == ("x-0.tar", "x-1.tar")
     assert list(data.captions()) == [None, None, "t"] and data.image_extension.tolist() == [0, 0, 0]
-    reader = ShardReader(data, open_maps=1)
+    reader = ShardReader(data, open_files=1)
     assert [reader.read(i) for i in (2, 0, 1)] == [b"c", b"a" * 9, b"b" * 9]
     assert [reader.header_key(i) for i in range(3)] == ["a", "b", "c"]
 

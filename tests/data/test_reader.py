@@ -1,12 +1,15 @@
 """Reading errors: what may pass is tried again, what cannot is told."""
 
 import errno
+import os
 
 import pytest
 
 from nml_ray.config.errors import UserError
 from nml_ray.data import reader
 from nml_ray.data.dataset import Dataset
+from nml_ray.data.index import index_path
+from nml_ray.data.indexing import index_directory
 from nml_ray.data.reader import ShardReader
 from nml_ray.data.shards import Sample, write_shards
 
@@ -20,15 +23,15 @@ def dataset(tmp_path) -> Dataset:
 
 @pytest.mark.parametrize(("failures", "survives"), [(2, True), (3, True), (4, False)])
 def test_a_read_error_is_retried(dataset, monkeypatch, failures, survives):
-    mapped, left = reader._mapped, [failures]
+    pread, left = os.pread, [failures]
 
-    def failing(path):
+    def failing(*place):
         if left[0]:
             left[0] -= 1
             raise OSError(errno.EIO, "a dropped request")
-        return mapped(path)
+        return pread(*place)
 
-    monkeypatch.setattr(reader, "_mapped", failing)
+    monkeypatch.setattr(os, "pread", failing)
     monkeypatch.setattr(reader, "RETRY_AFTER", (0, 0, 0))
     if survives:
         assert ShardReader(dataset).read(0) == b"image"
@@ -38,10 +41,42 @@ def test_a_read_error_is_retried(dataset, monkeypatch, failures, survives):
 
 
 def test_a_tar_that_is_gone_or_changed_is_told(dataset):
-    path = dataset.shard_paths[0]
+    path = dataset.shard_location(0).local
     path.write_bytes(path.read_bytes()[:1024])
     with pytest.raises(UserError, match="has 1024 bytes"):
         ShardReader(dataset).read(0)
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         ShardReader(dataset).read(0)
+
+
+def test_a_tar_cut_short_while_it_is_read_is_told(dataset):
+    reader = ShardReader(dataset)
+    assert reader.read(4) == b"image"
+    os.truncate(dataset.shard_location(0).local, 2048)  # in place: a mapping of it would end this process
+    assert reader.read(0) == b"image"
+    with pytest.raises(UserError, match="ends before byte"):
+        reader.read(4)
+
+
+def test_one_read_gives_the_image_and_the_key_of_its_header(dataset):
+    reader = ShardReader(dataset)
+    for number in range(5):
+        data, found = reader.read_hashed(number)
+        assert bytes(data) == b"image" and found == dataset.key_hash[number] == reader.header_hash(number)
+    path = dataset.shard_location(0).local
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b"key-3.png")
+    whole[place : place + 9] = b"key-4.png"
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="no valid header at byte"):  # its checksum is that of the other name
+        reader.read_hashed(next(number for number in range(5) if dataset.key(number) == "key-3"))
+
+
+def test_an_index_older_than_its_tar_is_refused(dataset):
+    tar = dataset.shard_location(0).local
+    os.utime(tar, ns=(index_path(tar).stat().st_mtime_ns + 1,) * 2)
+    with pytest.raises(UserError, match=r"shard-000000.tar: was changed after it was indexed.*nml-ray data index"):
+        Dataset.open(tar.parent)
+    index_directory(tar.parent)
+    assert len(Dataset.open(tar.parent)) == 5

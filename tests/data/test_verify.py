@@ -46,7 +46,7 @@ def touch_index(tar) -> None:
 def test_a_sound_data_set(shards):
     seen: list = []
     verdict = verify(shards, progress=lambda *done: seen.append(done))
-    assert verdict.sound and not (verdict.problems or verdict.undecodable or verdict.notes)
+    assert verdict.sound and not (verdict.problems or verdict.undecodable)
     assert verdict.looked_at == {
         "tars": 3,
         "indices": 3,
@@ -92,11 +92,15 @@ def test_a_changed_label_is_named(shards):
     assert f"label '7' of key '{row['key']}'" in verify(shards).problems[0].what
 
 
-def test_an_older_index_that_agrees_is_only_a_note(shards):
+def test_an_older_index_is_a_problem_also_where_it_agrees(shards):
     tar = shards / "shard-000000.tar"
     os.utime(index_path(tar), (1, 1))
-    verdict = verify(shards)
-    assert verdict.sound and verdict.notes == ("shard-000000.tar: its index is older than the tar, but agrees with it",)
+    (problem,) = verify(shards).problems
+    assert problem.check == "indices" and problem.what == "is older than the tar, but agrees with it"
+    with pytest.raises(UserError, match="was changed after it was indexed"):
+        Dataset.open(shards)
+    index_directory(shards)
+    assert verify(shards).sound
 
 
 def rewrite(shards, name, change) -> None:

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,7 +140,9 @@ def test_known_bad_samples_have_no_row(make_plan, images):
 
 def test_an_undecodable_image_is_named(make_plan, images):
     tar = images / "test" / "shard-000000.tar"
+    status = tar.stat()
     tar.write_bytes(tar.read_bytes().replace(b"IDAT", b"IDAX"))
+    os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(UserError, match=r"sample test/\d+ cannot be decoded .*nml-ray data verify"):
         extract(make_plan())
 

@@ -1,0 +1,108 @@
+"""Errors that pass: what is tried again, how long, and what is told when it does not pass."""
+
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from nml_ray.config.errors import UserError
+from nml_ray.storage.location import redacted
+
+Result = TypeVar("Result")
+
+_NOT_THERE = "is not there"
+_LASTING = {  # what no second try mends, by what object stores answer
+    "does not exist": ("no_such_bucket", "no such bucket", "notfound: bucket", "specified bucket does not exist"),
+    _NOT_THERE: ("no_such_key", "status 404", "not found", "does not exist", "resource_not_found"),
+    "cannot be reached with these credentials": (
+        *("access_denied", "forbidden", "status 403", "invalid_access_key", "signature", "unrecognized_client"),
+        *("invalid_client_token", "expired_token", "permission denied", "unauthenticated", "status 401"),
+        *("missing_authentication", "access denied", "incomplete_signature"),
+    ),
+    "lies in another region": ("permanent_redirect", "status 301", "authorization_header_malformed"),
+}
+_FIX = {
+    "does not exist": "a bucket that exists",
+    _NOT_THERE: "an object that exists",
+    "cannot be reached with these credentials": "credentials with the right to it in the environment",
+    "lies in another region": "?region=... of the bucket",
+}
+
+
+class NotThere(UserError):
+    """There is no such object."""
+
+
+class Incomplete(OSError):
+    """Less came than was promised; trying again may mend it."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long passing errors are tried again: pauses double from `first` to `most` seconds, with jitter, `total`
+    seconds in all from the first failure of a piece of work."""
+
+    first: float = 0.2
+    most: float = 20.0
+    total: float = 300.0
+
+
+PATIENCE = Patience()
+QUICK = Patience(total=15.0)
+"""For a user who waits: planning, the first look at a data set."""
+
+
+def persistent(action: Callable[[], Result], where: str, patience: Patience | None = None) -> Result:
+    """The result of an action on an object store, tried again while its errors may pass.
+
+    Args:
+        action: repeatable.
+        where: the URL, for messages.
+        patience: how long.
+
+    Raises:
+        UserError: it lasted too long, or cannot pass (no such object, access denied).
+    """
+    patience = patience or PATIENCE
+    began = tries = 0.0
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            told = lasting(error, where)
+            if told is not None:
+                raise told from None
+            now = time.monotonic()
+            began = began or now
+            pause = min(patience.most, patience.first * 2**tries) * random.Random().uniform(0.5, 1.0)
+            tries += 1
+            if now - began + pause > patience.total:
+                raise UserError(
+                    f"cannot be reached, tried {tries:.0f} times in {now - began:.0f} s ({reason(error)})",
+                    where=where,
+                    expected="a server that answers; what was finished is kept",
+                ) from None
+        time.sleep(pause)
+
+
+def lasting(error: OSError, where: str) -> UserError | None:
+    """What is told at once of an error that does not pass; None where it may."""
+    text = str(error).lower()
+    if "network_connection" in text or isinstance(error, Incomplete):
+        return None
+    for found, signs in _LASTING.items():
+        if any(sign in text for sign in signs):
+            kind = NotThere if found == _NOT_THERE else UserError
+            return kind(f"{found} ({reason(error)})", where=where, expected=_FIX[found])
+    if isinstance(error, FileNotFoundError):
+        return NotThere(_NOT_THERE, where=where, expected=_FIX[_NOT_THERE])
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, without credentials and request numbers."""
+    text = " ".join(redacted(str(error)).split())
+    text = re.sub(r"\s*\(Request ID: [^)]*\)|\[Errno \d+\] |\. Detail: .*$", "", text)
+    return text[:300] or type(error).__name__

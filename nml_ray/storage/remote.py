@@ -1,0 +1,214 @@
+"""Objects of an object store, through pyarrow: listed, read, brought to a local file, put there. Each piece of work is
+repeatable and is tried again (see `patience`); connections are made when they are needed, once a process."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nml_ray.config.errors import UserError
+from nml_ray.storage.location import Location
+from nml_ray.storage.patience import Incomplete, NotThere, Patience, persistent
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+__all__ = ["NotThere", "Object", "download", "filesystem", "objects", "read", "read_range", "remove", "upload"]
+
+BLOCK = 8 << 20  # bytes of one request: what a dropped connection costs
+CONNECT, SILENCE = 10, 20  # seconds until a connection, and without a byte, until a request counts as dropped
+
+
+@dataclass(frozen=True)
+class Object:
+    """A file that was listed: its path below the directory, bytes and time of its last change (ns)."""
+
+    name: str
+    size: int
+    modified: int
+
+
+def filesystem(location: Location) -> "pyarrow.fs.FileSystem":
+    """The filesystem of a remote location.
+
+    Raises:
+        UserError: this pyarrow lacks it.
+    """
+    options = dict(location.options)
+    if location.scheme == "s3" and "endpoint_override" not in options:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        scheme, _, host = endpoint.rpartition("://")
+        options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme or "https"} if endpoint else {}
+    if location.scheme == "s3" and "region" not in options:
+        options["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+        if not options["region"] and "endpoint_override" not in options:
+            options["region"] = _region(location.bucket)
+    return _filesystem(location.scheme, tuple(sorted(options.items())), os.getpid())
+
+
+@lru_cache(maxsize=64)
+def _filesystem(scheme: str, options: tuple[tuple[str, str], ...], process: int) -> "pyarrow.fs.FileSystem":
+    """`process`: a connection does not survive a fork."""
+    import pyarrow.fs as fs
+
+    given = dict(options)
+    anonymous = given.pop("anonymous", "").lower() in ("true", "1", "yes")
+    if scheme == "gs":
+        from datetime import timedelta
+
+        return fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=SILENCE), **given)
+    return fs.S3FileSystem(
+        anonymous=anonymous,
+        region=given.pop("region", "") or "us-east-1",
+        connect_timeout=CONNECT,
+        request_timeout=SILENCE,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+        **given,
+    )
+
+
+@lru_cache(maxsize=64)
+def _region(bucket: str) -> str:
+    import pyarrow.fs as fs
+
+    try:
+        return str(fs.resolve_s3_region(bucket))
+    except OSError:
+        return ""  # the first request tells what is wrong
+
+
+def objects(directory: Location, patience: Patience | None = None) -> list[Object]:
+    """All objects below a directory, sorted by name.
+
+    Raises:
+        UserError: there is none, no such bucket, no access.
+    """
+    import pyarrow.fs as fs
+
+    def listed() -> list[Object]:
+        found = filesystem(directory).get_file_info(fs.FileSelector(directory.path, recursive=True))
+        return [
+            Object(info.path[len(directory.path) + 1 :], info.size, info.mtime_ns or 0)
+            for info in found
+            if info.is_file
+        ]
+
+    return sorted(persistent(listed, str(directory), patience), key=lambda one: one.name)
+
+
+def read(location: Location, patience: Patience | None = None) -> bytes:
+    """All bytes of a small object.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    return persistent(lambda: _block(location, 0, None), str(location), patience)
+
+
+def read_range(location: Location, offset: int, size: int, patience: Patience | None = None) -> bytes:
+    """Some bytes of an object.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    return persistent(lambda: _block(location, offset, size), str(location), patience)
+
+
+def _block(location: Location, offset: int, size: int | None) -> bytes:
+    with filesystem(location).open_input_file(location.path) as file:
+        wanted = file.size() - offset if size is None else size
+        data: bytes = file.read_at(wanted, offset)
+    if len(data) != wanted:
+        raise Incomplete(f"{len(data)} bytes came of {wanted}")
+    return data
+
+
+def download(
+    location: Location,
+    target: Path | int,
+    size: int | None = None,
+    *,
+    patience: Patience | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Bring an object to a local file, block by block; a dropped connection costs the block.
+
+    Args:
+        location: what.
+        target: a path, or the descriptor of a file open for writing, written from its beginning.
+        size: bytes that it must have.
+        patience: for each block.
+        progress: called with the bytes that have come.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        UserError: it is not there, of another size, or cannot be read.
+        OSError: the local file cannot be written.
+    """
+    if isinstance(target, Path):
+        with open(target, "wb") as opened:
+            return download(location, opened.fileno(), size, patience=patience, progress=progress)
+    source = filesystem(location)
+    file = persistent(lambda: source.open_input_file(location.path), str(location), patience)
+    with file:
+        total = file.size()
+        if size is not None and total != size:
+            raise UserError(
+                f"has {total:,} bytes, not {size:,}",
+                where=str(location),
+                expected="the object that was indexed; after a change run `nml-ray data index` again",
+            )
+        for offset in range(0, total, BLOCK):
+            wanted = min(BLOCK, total - offset)
+
+            def block(offset: int = offset, wanted: int = wanted) -> bytes:
+                data: bytes = file.read_at(wanted, offset)
+                if len(data) != wanted:
+                    raise Incomplete(f"{len(data)} bytes came of {wanted}")
+                return data
+
+            _write(target, persistent(block, str(location), patience), offset)
+            progress(offset + wanted)
+    return int(total)
+
+
+def _write(target: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(target, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def upload(file: Path, location: Location, patience: Patience | None = None) -> None:
+    """Put a local file at a location, whole or not at all; what was there is replaced.
+
+    Raises:
+        UserError: no such bucket, no access, or the server does not answer.
+    """
+    import pyarrow.fs as fs
+
+    size = file.stat().st_size
+
+    def put() -> None:
+        target = filesystem(location)
+        fs.copy_files(
+            str(file), location.path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=target
+        )  # a stream's context manager would make a half written object exist when it is left by an error
+        if (found := target.get_file_info(location.path).size) != size:
+            raise Incomplete(f"{found} bytes arrived of {size}")
+
+    persistent(put, str(location), patience)
+
+
+def remove(location: Location) -> None:
+    """Remove an object, if it is there."""
+
+    def gone() -> None:
+        if filesystem(location).get_file_info(location.path).is_file:
+            filesystem(location).delete_file(location.path)
+
+    persistent(gone, str(location))
