@@ -13,6 +13,7 @@ COMMANDS: Mapping[str, str] = {
     "plan": "nml_ray.cli.plan:plan",
     "report": "nml_ray.cli.report:report",
     "audit": "nml_ray.cli.audit:audit",
+    "doctor": "nml_ray.cli.doctor:doctor",
     "ledger": "nml_ray.cli.ledger:ledger",
     "data": "nml_ray.cli.data:data",
     "schema": "nml_ray.cli.schema:schema",

@@ -1,0 +1,95 @@
+"""Measures of computing: real steps of a job's encoder on random images."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from nml_ray.models.config import EncoderSettings
+from nml_ray.models.encoder import build_encoder
+from nml_ray.models.preprocess import normalised
+from nml_ray.pretrain.arm import Arm
+from nml_ray.pretrain.config import PretrainSettings
+from nml_ray.pretrain.objective import seeded_objective
+from nml_ray.pretrain.world import World
+
+PROBE = 4  # images of the step that tells how many can be measured
+
+
+def step_rate(
+    settings: PretrainSettings, classes: int, arms: int, threads: int, seconds: float, size: int | None = None
+) -> float:
+    """Images a second of training steps: every arm forward and backward over each microbatch, then its optimiser.
+
+    Args:
+        settings: encoder, optimiser, microbatch.
+        classes: of the classifier.
+        arms: that share the images.
+        threads: of torch.
+        seconds: about how long; a microbatch that takes longer is measured in part.
+        size: of the microbatch; that of the settings when None.
+    """
+    torch.set_num_threads(threads)
+    size = size or settings.microbatch_size()
+    labels = np.random.default_rng(0).integers(0, classes, size, np.int32)
+    built = []
+    for number in range(arms):
+        model = seeded_objective(settings.encoder, classes, settings.label_smoothing, seed=0)
+        built.append(Arm.build(f"{number}", model, labels, labels, settings.optimiser))
+    pixels = _pixels(settings.encoder, size)
+    per_step = settings.batch // size
+
+    def work(count: int) -> None:
+        images = normalised(pixels[:count], built[0].model.encoder.input)
+        numbers, weights = torch.arange(count), torch.ones(count)
+        for arm in built:
+            arm.accumulate(images, numbers, weights)
+
+    def update() -> None:
+        for arm in built:
+            arm.update(World(), 0.0)
+            arm.begin_step()
+
+    rate = _rate(work, size, seconds)
+    update()
+    began = time.perf_counter()
+    update()
+    each = (time.perf_counter() - began) / (per_step * size)  # the optimiser's share of an image
+    return 1 / (1 / rate + each)
+
+
+def forward_rate(settings: EncoderSettings, batch: int, threads: int, seconds: float) -> float:
+    """Images a second of an encoder's forward pass alone, as extraction runs it; weights are random."""
+    torch.set_num_threads(threads)
+    encoder = build_encoder(settings.model_copy(update={"weights": None}))
+    pixels = _pixels(settings, batch)
+
+    @torch.inference_mode()
+    def work(count: int) -> None:
+        encoder(normalised(pixels[:count], encoder.input))
+
+    return _rate(work, batch, seconds)
+
+
+def _pixels(encoder: EncoderSettings, count: int) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    shape = (count, encoder.size, encoder.size, encoder.channels)
+    return torch.from_numpy(rng.integers(0, 256, shape, np.uint8))
+
+
+def _rate(work: Callable[[int], None], size: int, seconds: float) -> float:
+    """Images a second: a few warm up, then as many as the time allows, at most `size` at once."""
+    first = min(PROBE, size)
+    work(first)
+    began = time.perf_counter()
+    work(first)
+    fitting = int(seconds / 3 / (time.perf_counter() - began) * first)
+    size = max(first, min(size, fitting))
+    if fitting > size:
+        work(size)
+    began, done = time.perf_counter(), 0
+    while not done or time.perf_counter() - began < seconds / 2:
+        work(size)
+        done += size
+    return done / (time.perf_counter() - began)
