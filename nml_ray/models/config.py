@@ -9,7 +9,7 @@ class EncoderSettings(Settings):
     """An encoder by name, and what its images look like."""
 
     name: str = "small_resnet"
-    """`small_resnet`, `torchvision:NAME` or `timm:NAME`."""
+    """`small_resnet`, `torchvision:NAME`, `timm:NAME`, or `open_clip:NAME` for its image tower."""
     width: Count = 24
     """Channels of the first stage of `small_resnet`; its features have 8 times as many. Other encoders ignore it."""
     channels: Literal[1, 3] = 3

@@ -1,4 +1,4 @@
-"""Encoders by name: `small_resnet`, `torchvision:NAME`, `timm:NAME`; and those a pre-training left in a directory.
+"""Encoders by name: `small_resnet`, `torchvision:NAME`, `timm:NAME`, `open_clip:NAME`; those a pre-training left.
 
 An encoder maps normalised images [N, channels, size, size] to features [N, dim]; it carries its `dim` and its `input`.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nml_ray.config.errors import UserError, nearest_name
+from nml_ray.models import openclip
 from nml_ray.models.config import EncoderSettings
 from nml_ray.models.preprocess import InputSpec
 from nml_ray.models.pretrained import load_weights
@@ -39,12 +40,16 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a family of encoders builds. `head` names the parameters of the classifier that was taken off."""
+    """What a family of encoders builds.
+
+    `head` names the parameters of the classifier that was taken off; `choose` picks from a larger model's tensors.
+    """
 
     module: nn.Module
     dim: int
     spec: InputSpec
     head: Sequence[str] = ()
+    choose: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ def build_encoder(settings: EncoderSettings, seed: int = 0) -> Encoder:
     with seeded(seed):
         backbone = family.build(name, settings)
     if settings.weights is not None:
-        load_weights(backbone.module, Path(settings.weights), ignore=backbone.head)
-    return _assembled(backbone, settings)
+        load_weights(backbone.module, Path(settings.weights), ignore=backbone.head, choose=backbone.choose)
+    return assembled(backbone, settings)
 
 
 def load_encoder(directory: Path) -> Encoder:
@@ -86,8 +91,8 @@ def load_encoder(directory: Path) -> Encoder:
     family, name = _family(settings.name)
     with seeded(0):
         backbone = family.build(name, settings)
-    load_weights(backbone.module, directory / WEIGHTS_FILE, ignore=backbone.head)
-    return _assembled(backbone, settings)
+    load_weights(backbone.module, directory / WEIGHTS_FILE, ignore=backbone.head, choose=backbone.choose)
+    return assembled(backbone, settings)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,11 @@ def encoder_names() -> list[str]:
     return [f"{prefix}:{name}" if prefix else name for prefix, family in FAMILIES.items() for name in family.names()]
 
 
+def check_name(full_name: str) -> None:
+    """Raises `UserError` where there is no encoder of that name."""
+    _family(full_name)
+
+
 def _family(full_name: str) -> tuple[Family, str]:
     prefix, _, name = full_name.rpartition(":")
     family = FAMILIES.get(prefix)
@@ -145,13 +155,14 @@ def _family(full_name: str) -> tuple[Family, str]:
         raise UserError(
             f"there is no encoder '{full_name}'",
             where="encoder.name",
-            expected="small_resnet, torchvision:NAME or timm:NAME",
+            expected="small_resnet, torchvision:NAME, timm:NAME or open_clip:NAME",
             nearest=nearest_name(full_name, encoder_names()),
         )
     return family, name
 
 
-def _assembled(backbone: Backbone, settings: EncoderSettings) -> Encoder:
+def assembled(backbone: Backbone, settings: EncoderSettings) -> Encoder:
+    """The encoder around a backbone, in evaluation mode and the settings' memory format."""
     encoder = Encoder(backbone.module, backbone.dim, backbone.spec).eval()
     return encoder.to(memory_format=torch.channels_last) if settings.channels_last else encoder
 
@@ -260,9 +271,21 @@ def _timm(name: str, settings: EncoderSettings) -> Backbone:
     return Backbone(module, dim, spec, (heads,) if isinstance(heads, str) else tuple(heads))
 
 
+def _open_clip(name: str, settings: EncoderSettings) -> Backbone:
+    return open_clip_backbone(cast(nn.Module, openclip.build_model(name, settings.size).visual), name, settings)
+
+
+def open_clip_backbone(tower: nn.Module, name: str, settings: EncoderSettings) -> Backbone:
+    """The image tower of an open_clip model; its features are those that meet the texts, before they are scaled."""
+    _require_rgb(settings)
+    spec = InputSpec(3, settings.size, resize=settings.size, **_statistics(settings, *openclip.statistics()))
+    return Backbone(tower, openclip.image_dim(name), spec, choose=openclip.of_image_tower)
+
+
 FAMILIES: dict[str, Family] = {
     "": Family(_small_resnet, lambda: ["small_resnet"]),
     "torchvision": Family(_torchvision, _torchvision_names),
     "timm": Family(_timm, _timm_names),
+    "open_clip": Family(_open_clip, lambda: list(openclip.configurations())),
 }
 """Prefix (the part before the colon) to family. A new one is one entry here."""

@@ -1,7 +1,7 @@
 """Weights from local files into modules. Tensors only: nothing is ever unpickled into objects."""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,24 @@ _PREFIXES = ("module.", "_orig_mod.", "backbone.")
 _SHOWN = 3
 
 
-def load_weights(module: nn.Module, path: Path, ignore: Sequence[str] = ()) -> None:
+Tensors = dict[str, Tensor]
+
+
+def load_weights(
+    module: nn.Module, path: Path, ignore: Sequence[str] = (), choose: Callable[[Tensors], Tensors] = dict
+) -> None:
     """Load a `.safetensors` or `.pth`/`.pt`/`.bin` file of tensors into `module`.
 
     Prefixes that wrappers leave ("module.", "_orig_mod.", "backbone.") and nestings ("state_dict", "model") are
     seen through. Tensors whose names begin with one of `ignore` (a classifier that was taken off) are left out.
+    `choose` picks from a larger model's tensors what is the module's, under the module's names.
 
     Raises:
         UserError: the file is absent, of another kind, holds objects, lacks tensors, has others or other shapes.
     """
     tensors = read_tensors(path)
     expected = module.state_dict()
-    tensors = _without_prefixes(tensors, expected)
+    tensors = choose(_without_prefixes(tensors, expected))
     tensors = {name: tensor for name, tensor in tensors.items() if not _belongs(name, ignore, expected)}
     # BatchNorm's step counter came late to torch; older files lack it, and evaluation does not read it.
     missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
