@@ -133,15 +133,8 @@ def _lines(dataset: "Dataset", summary: "Summary") -> list[tuple[str, str]]:
     if dataset.info.key_prefix:
         lines.append(("keys", "made unique by the names of the tars: noise depends on the sharding"))
     lines += [("warning", warning) for warning in dataset.info.warnings]
-    if (mixing := summary.mixing) and len(dataset.classes) > 1:
-        share = mixing.lanes / mixing.full
-        text = (
-            f"{mixing.lanes:.1f} distinct classes in a batch of {mixing.batch} read in lanes, {mixing.full:.1f} in a "
-        )
-        lines.append(("mixing", f"{text}full shuffle ({share:.0%})"))
-        if mixing.poor:
-            mend = f"`order: full`, or shuffled shards: nml-ray data shard {dataset.directory} OUT"
-            lines.append(("warning", f"below 80 %: the shards are sorted by class. Use {mend}"))
+    if summary.mixing and len(dataset.classes) > 1:
+        lines += summary.mixing.lines(str(dataset.directory))
     return lines
 
 

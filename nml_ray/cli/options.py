@@ -9,6 +9,7 @@ import click
 from nml_ray.config.errors import UserError, nearest_name
 
 if TYPE_CHECKING:
+    from nml_ray.config.document import Document
     from nml_ray.study.job import Job
 
 SUFFIXES = (".yaml", ".yml")
@@ -35,13 +36,18 @@ def open_job(job: str, assignments: tuple[str, ...], storage: str | None) -> "Jo
     Raises:
         UserError: there is neither, or its content is wrong.
     """
+    return read_job_of(job, assignments, storage)[0]
+
+
+def read_job_of(job: str, assignments: tuple[str, ...], storage: str | None) -> "tuple[Job, Document]":
+    """As `open_job`, with the document that knows where in the file each setting stands."""
     from nml_ray.study.job import read_job
 
     if storage is not None:
         import json
 
         assignments = (*assignments, f"run.storage={json.dumps(storage)}")
-    return read_job(find_job(job), assignments)[0]
+    return read_job(find_job(job), assignments)
 
 
 def find_job(job: str) -> Path:

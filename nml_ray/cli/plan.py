@@ -2,14 +2,14 @@
 
 import click
 
-from nml_ray.cli.options import job_options, open_job
+from nml_ray.cli.options import job_options, read_job_of
 
 
 @click.command()
 @job_options
 @click.option("--until", "target", metavar="STAGE", default="", help="Only up to a stage or a kind of stage.")
 def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: str) -> None:
-    """List a job's stages, each cached or to do; nothing is run.
+    """List a job's stages, each cached or to do, and how its training data will be fed; nothing is run.
 
     \b
     Examples:
@@ -18,12 +18,19 @@ def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: st
       nml-ray plan my.yaml --until extract
     """
     from nml_ray.study.execute import plan_job, store_of
+    from nml_ray.study.feed import feed_of, mixing, training_data
 
-    settings = open_job(job, assignments, storage)
-    _, planned = plan_job(settings, target)
+    settings, document = read_job_of(job, assignments, storage)
+    study, planned = plan_job(settings, target)
+    data = training_data(study, planned, store_of(settings))
+    feed = feed_of(settings, document, data) if data else None
     width = max(map(len, planned))
     for name, one in planned.items():
         click.echo(f"{name:<{width}}  {one.state:<6}  {one.stage.kind}/{one.digest}")
     states = [one.state for one in planned.values()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     click.echo(f"{len(planned)} stages: {counts} (storage: {store_of(settings).root})")
+    if feed:
+        mixed = mixing(settings, data)
+        for name, text in [*feed.lines(), *(mixed.lines(str(data)) if mixed else ())]:
+            click.echo(f"{name}: {text}")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nml_ray.cli.options import job_options, open_job
+from nml_ray.cli.options import job_options, read_job_of
 
 if TYPE_CHECKING:
     from nml_ray.study.execute import Run
@@ -27,9 +27,11 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
       nml-ray run demo --inline --set pretrain.epochs=1
     """
     from nml_ray.study.execute import execute
+    from nml_ray.study.feed import refuse_feed
     from nml_ray.study.progress import display
 
-    settings = open_job(job, assignments, storage)
+    settings, document = read_job_of(job, assignments, storage)
+    refuse_feed(settings, document, target)
     try:
         done = execute(settings, display(), target=target, inline=inline)
         if done.outcome.failures:

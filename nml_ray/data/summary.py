@@ -14,10 +14,8 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.draw import draw
 from nml_ray.data.index import IMAGE_EXTENSIONS
-from nml_ray.data.order import Lanes, distinct_classes, epoch_order
+from nml_ray.data.mixing import Mixing, mixing_of
 from nml_ray.data.reader import ShardReader
-
-ENOUGH = 0.8  # share of a full shuffle's distinct classes below which shards count as sorted
 
 
 @dataclass(frozen=True)
@@ -27,20 +25,6 @@ class Spread:
     least: float
     median: float
     most: float
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """Mean number of distinct classes in a batch of `order: lanes`, and in one of a full shuffle."""
-
-    batch: int
-    lanes: float
-    full: float
-
-    @property
-    def poor(self) -> bool:
-        """The shards are too sorted to be read in lanes."""
-        return self.lanes < ENOUGH * self.full
 
 
 @dataclass(frozen=True)
@@ -121,18 +105,8 @@ def summarise(
         shards=len(dataset.info.shards),
         shard_samples=_spread(np.array([shard.samples for shard in dataset.info.shards])),
         shard_bytes=_spread(np.array([shard.bytes for shard in dataset.info.shards])),
-        mixing=_mixing(dataset, batch, lanes, shuffle_block),
+        mixing=mixing_of(dataset, batch, lanes, shuffle_block),
     )
-
-
-def _mixing(dataset: Dataset, batch: int, lanes: int | None, shuffle_block: int) -> Mixing | None:
-    labelled = dataset.good[dataset.label[dataset.good] >= 0]
-    batch = min(batch, len(labelled))
-    if not batch:
-        return None
-    layout = Lanes(dataset.shard_number[labelled], dataset.shard_names, lanes, shuffle_block)
-    order = epoch_order(dataset.key_hash[labelled], seed=0, epoch=0, batch=batch, lanes=layout)
-    return Mixing(batch, *distinct_classes(dataset.label[labelled], order))
 
 
 def _caption_words(dataset: Dataset) -> NDArray[np.int64]:
