@@ -11,6 +11,7 @@ from typing import Any
 from nml_ray.config.cores import Cores, cores, whole_cores
 from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
+from nml_ray.data.order import check_sizes, epoch_sizes
 from nml_ray.data.reader import ShardReader
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.study.doctor import images, machine, training
@@ -121,7 +122,7 @@ def _form(job: Job | None) -> Form:
     if job is None or job.pretrain is None:
         return Form()
     encoder = job.pretrain.encoder
-    return Form(encoder.size, encoder.channels, job.pretrain.augmentation)
+    return Form(job.pretrain.train_size or encoder.size, encoder.channels, job.pretrain.augmentation)
 
 
 def _given(job: Job | None) -> str | None:
@@ -193,8 +194,9 @@ def _pretraining(
     if together > 1:
         compute_arms = training.step_rate(settings, classes, together, job.threads, seconds / 6)
     samples = found.data.samples if given else _icons_in_all()
+    check_sizes(samples, settings.batch, settings.repeats, settings.microbatch, settings.order.lanes)
     found.work = Work(
-        images=float(samples * settings.epochs),
+        images=float(epoch_sizes(samples, settings.batch, settings.repeats)[0] * settings.batch * settings.epochs),
         epochs=settings.epochs,
         seeds=len(settings.seeds),
         arms=arms,

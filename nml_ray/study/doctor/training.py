@@ -22,6 +22,8 @@ def step_rate(
 ) -> float:
     """Images a second of training steps: every arm forward and backward over each microbatch, then its optimiser.
 
+    Without compiling, and without what is done to images on the device before (RandAugment, mixing).
+
     Args:
         settings: encoder, optimiser, microbatch.
         classes: of the classifier.
@@ -36,8 +38,9 @@ def step_rate(
     built = []
     for number in range(arms):
         model = seeded_objective(settings.encoder, classes, settings.label_smoothing, seed=0)
-        built.append(Arm.build(f"{number}", model, labels, labels, settings.optimiser))
-    pixels = _pixels(settings.encoder, size)
+        recipe = settings.optimiser, settings.average, settings.precision
+        built.append(Arm.build(f"{number}", model, labels, labels, *recipe, batch=settings.batch))
+    pixels = _pixels(settings.encoder, size, settings.train_size)
     per_step = settings.batch // size
 
     def work(count: int) -> None:
@@ -72,9 +75,10 @@ def forward_rate(settings: EncoderSettings, batch: int, threads: int, seconds: f
     return _rate(work, batch, seconds)
 
 
-def _pixels(encoder: EncoderSettings, count: int) -> torch.Tensor:
+def _pixels(encoder: EncoderSettings, count: int, size: int | None = None) -> torch.Tensor:
     rng = np.random.default_rng(0)
-    shape = (count, encoder.size, encoder.size, encoder.channels)
+    side = size or encoder.size
+    shape = (count, side, side, encoder.channels)
     return torch.from_numpy(rng.integers(0, 256, shape, np.uint8))
 
 
