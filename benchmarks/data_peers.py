@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision import transforms
 
 SIZE = 224
 SCALE = (0.08, 1.0)
@@ -34,6 +33,8 @@ SHUFFLE = 1000
 
 def pil_chain(scale: tuple[float, float] = SCALE) -> Callable[[bytes], torch.Tensor]:
     """Encoded bytes to float32 [3, 224, 224]."""
+    from torchvision import transforms  # 100 MB, which the measurement of our memory need not carry
+
     steps = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE, scale, interpolation=transforms.InterpolationMode.BICUBIC),

@@ -18,10 +18,8 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
-from sklearn.datasets import load_sample_images
 
 from nml_ray.cli.main import call
 from nml_ray.data.dataset_info import FILE
@@ -40,6 +38,9 @@ NOISE = (2.0, 7.0)  # standard deviation in grey levels
 @lru_cache
 def sources() -> tuple[Image.Image, ...]:
     """The photographs, each with its mirror images around it, so that views may be larger than they are."""
+    import matplotlib  # both take seconds, which processes that only use the sets need not spend
+    from sklearn.datasets import load_sample_images
+
     hopper = Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg"
     originals = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     originals.append(Image.open(hopper).convert("RGB"))
