@@ -433,3 +433,97 @@ def test_many_findings_are_counted_and_some_named(store, data):
     report = audit(store, data)
     assert report.counts == {"label": 192}
     assert len(report.findings) == 20
+
+
+@pytest.fixture(scope="module")
+def repeated(data, tmp_path_factory):
+    """The store of a run with repeated augmentation, every sample twice; not to be changed."""
+    root = tmp_path_factory.mktemp("repeated") / "store"
+    plan = replace(group_plan(root, data, ("0.3",), epochs=2, repeats=2), undecodable_limit=0.1)
+    return finish(plan, train(plan))
+
+
+@pytest.fixture
+def copies(repeated, tmp_path):
+    """A copy to tamper with."""
+    return Path(shutil.copytree(repeated, tmp_path / "store"))
+
+
+def test_repeats_are_no_samples_fed_twice(repeated, data):
+    report = audit(repeated, data)
+    assert report.holds, [str(finding) for finding in report.findings]
+    assert [(one.samples, one.fed, one.dropped, one.excluded, one.twice) for one in report.epochs] == [
+        (203, 96, 106, 1, 0)
+    ] * 2
+
+
+def test_a_copy_too_many_is_named(copies, data):
+    def change(columns):
+        for name in ("key_hash", "label"):
+            columns[name][36] = columns[name][35]
+        return columns
+
+    edited(log_file(copies), change)
+    report = audit(copies, data)
+    assert report.counts == {"order": 1, "twice": 1} and report.epochs[0].twice == 1
+    order, twice = report.findings
+    assert (order.step, order.place, order.text) == (1, 4, "fed here, planned for step 1 places 2 to 3")
+    assert twice.text == "fed 3 times instead of 2: step 1 place 2, step 1 place 3, step 1 place 4"
+
+
+def test_a_copy_that_is_gone_is_named(copies, data):
+    edited(log_file(copies), lambda columns: rows(columns, np.arange(192) != 32 + 3))
+    report = audit(copies, data)
+    (finding,) = only(report, "missing", 1)
+    assert (finding.step, finding.place) == (1, 3) and report.epochs[0].fed == 96 and not report.epochs[0].holds
+
+
+def test_copies_that_are_all_gone_leave_a_sample_unfed(copies, data):
+    edited(log_file(copies), lambda columns: rows(columns, ~np.isin(np.arange(192), (34, 35))))
+    report = audit(copies, data)
+    assert len(only(report, "missing", 2)) == 2 and report.epochs[0].fed == 95
+
+
+def test_repeats_that_were_not_fed_are_found(store, data):
+    """The record claims copies that the run did not feed."""
+    (path,) = (store / "pretrain").glob("*/record.json")
+    record = json.loads(path.read_text())
+    record["settings"]["pretrain"]["repeats"] = 2
+    path.write_text(json.dumps(record))
+    report = audit(store, data)
+    assert {"record", "order", "key"} <= report.counts.keys()
+    assert "record.json says dropped_per_epoch 10, the plan 106" in str(report.findings[0])
+
+
+def test_the_log_is_read_in_parts(copies, data, tmp_path):
+    """Record batches of 40 records, so that steps lie across them: the same findings."""
+    parts = tmp_path / "parts"
+    shutil.copytree(copies, parts)
+    for epoch in (0, 1):
+        path = log_file(parts, epoch)
+        feather.write_feather(feather.read_table(path), path, compression="lz4", chunksize=40)
+    assert audit(parts, data).holds
+    for root in (copies, parts):
+        for epoch in (0, 1):
+            table = feather.read_table(log_file(root, epoch))
+            mixed = np.random.default_rng(0).permutation(192)
+            hashes, weights = table["key_hash"].to_numpy()[mixed], table["weight"].to_numpy().copy()
+            weights[[5, 90]] = (0, 0.5)
+            table = table.set_column(2, "key_hash", pa.array(hashes)).set_column(3, "weight", pa.array(weights))
+            chunk = 40 if root == parts else None
+            feather.write_feather(table, log_file(root, epoch), compression="lz4", chunksize=chunk)
+    whole, cut = audit(copies, data), audit(parts, data)
+    assert whole.counts == cut.counts and {"order", "label", "hole"} <= whole.counts.keys()
+    assert [replace(one, findings={}) for one in whole.epochs] == [replace(one, findings={}) for one in cut.epochs]
+
+
+def test_the_log_holds_no_more_than_a_part(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("nml_ray.pretrain.feeding.PART", 48)
+    plan = plan_over(tmp_path / "store", data)
+    attempt = Path(plan.arms[0].attempt)
+    feed(attempt, data, 1, 0, 6, every=6)
+    (path,) = (attempt / "fed").iterdir()
+    with pa.OSFile(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        sizes = [reader.get_batch(number).num_rows for number in range(reader.num_record_batches)]
+    assert sum(sizes) == 192 and max(sizes) <= 64 and path.name == "rank-0-000000006.arrow"
