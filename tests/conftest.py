@@ -14,6 +14,9 @@ settings.register_profile("same-everywhere", deadline=None, derandomize=True, da
 settings.load_profile("same-everywhere")
 
 
+pytest_plugins = ["tests.object_store"]
+
+
 @pytest.fixture(scope="session")
 def shared_ray() -> None:
     """Ray with 2 CPUs, started by the first test that asks and shared by all later ones of the run."""

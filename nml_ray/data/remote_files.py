@@ -7,6 +7,7 @@ by the digest of its content and the CRC of its index; so a changed data set is 
 import hashlib
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from nml_ray.storage.location import Location
 from nml_ray.storage.patience import QUICK
 from nml_ray.storage.shard_cache import INDEX_SUFFIX, ShardCache, size_text
 
-_TRIES = 2  # of a tar whose content is not what was indexed
+_TRIES = 2  # of a file that is not what it should be: pyarrow does not notice an answer that is shorter than its range
 
 
 class Stopped(Exception):
@@ -95,12 +96,16 @@ class RemoteFiles:
             raise UserError("is missing", where=str(source), expected=expected)
         stem = PurePosixPath(shard.name).name.removesuffix(".tar")
         name = f"{stem}-{shard.index_crc32:08x}-{shard.digest[:16]}{INDEX_SUFFIX}"
-        held = self.cache.fetch(name, size, lambda target: _bring(source, target, size))
-        try:
-            table = read_index(held.path, shard.index_crc32)
-        except UserError as error:
-            held.path.unlink(missing_ok=True)
-            raise UserError(str(error).partition(": ")[2], where=str(source)) from None
+
+        def bring(target: int) -> None:
+            for _ in range(_TRIES):
+                remote.download(source, target, size)
+                if zlib.crc32(os.pread(target, size, 0)) == shard.index_crc32:
+                    return
+            expected = f"an index; make it anew with `nml-ray data index {self.location}`"
+            raise UserError("is damaged, or another than dataset.json knows", where=str(source), expected=expected)
+
+        table = read_index(self.cache.fetch(name, size, bring).path, shard.index_crc32)
         check_index(table, shard, shard.bytes, str(self.location / shard.name), self._again)
         return table
 
@@ -175,10 +180,6 @@ def first_other(index: pa.Table, descriptor: int) -> str:
         if hashlib.blake2b(data, digest_size=16).digest() != content:
             return str(key)
     return ""
-
-
-def _bring(source: Location, target: int, size: int) -> None:
-    remote.download(source, target, size)
 
 
 def _index_name(tar: str) -> str:

@@ -19,7 +19,7 @@ OPTIONS = {
 EXPECTED = "a path, or an s3:// or gs:// URL"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SECRET = re.compile(
-    r"(://)[^/@\s]*@|((?:secret|token|signature|credential|access_?key(?:_?id)?)[\w-]*=)[^&\s'\"]*", re.I
+    r"(://)[^/@\s]*@|([\w-]*(?:secret|token|signature|credential|access_?key(?:_?id)?)[\w-]*=)[^&\s'\"]*", re.I
 )
 
 

@@ -58,7 +58,7 @@ def _filesystem(scheme: str, options: tuple[tuple[str, str], ...], process: int)
     if scheme == "gs":
         from datetime import timedelta
 
-        return fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=SILENCE), **given)
+        return fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=5), **given)
     return fs.S3FileSystem(
         anonymous=anonymous,
         region=given.pop("region", "") or "us-east-1",
@@ -95,7 +95,10 @@ def objects(directory: Location, patience: Patience | None = None) -> list[Objec
             if info.is_file
         ]
 
-    return sorted(persistent(listed, str(directory), patience), key=lambda one: one.name)
+    found = persistent(listed, str(directory), patience)
+    if not found:
+        raise NotThere("holds nothing", where=str(directory), expected="objects below it")
+    return sorted(found, key=lambda one: one.name)
 
 
 def read(location: Location, patience: Patience | None = None) -> bytes:

@@ -27,7 +27,7 @@ INDEX_SUFFIX = ".index.arrow"
 WAIT_FOR_ROOM = 60.0  # seconds until it is told that everything in the cache is in use
 INDICES_LAST = 30 * 24 * 3600 * 10**9  # ns that an index outlives a shard: every start of a run needs all of them
 _LOOK = 0.1  # seconds between two looks for room
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def default_directory() -> Path:
