@@ -131,6 +131,12 @@ class Dataset:
         key: str = self.tables[shard]["key"][int(number - self._starts[shard])].as_py()
         return key
 
+    def caption(self, number: int) -> str | None:
+        """The caption of one sample, read where it lies."""
+        shard = int(self.shard_number[number])
+        caption: str | None = self.tables[shard]["caption"][int(number - self._starts[shard])].as_py()
+        return caption
+
     def shard_samples(self, shard: int) -> NDArray[np.int64]:
         """The good samples of one shard, in tar order: int64."""
         ends = np.searchsorted(self.good, self._starts[shard : shard + 2])

@@ -1,4 +1,4 @@
-"""The labels that an arm trains on, over a whole data set."""
+"""The labels or captions that an arm trains on, over a whole data set."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,3 +22,15 @@ def given_labels(dataset: Dataset, arm: NoiseArm) -> NDArray[np.int32]:
     given: NDArray[np.int32] = dataset.label.copy()
     given[dataset.good] = noise_ledger(dataset, arm).given
     return given
+
+
+def caption_donors(dataset: Dataset, arm: NoiseArm) -> NDArray[np.int32]:
+    """Whose caption each sample carries under `caption_swap`, by sample number: int32[N]."""
+    donors = np.arange(len(dataset), dtype=np.int32)
+    donors[dataset.good] = dataset.good[noise_ledger(dataset, arm).given]
+    return donors
+
+
+def donor_marks(dataset: Dataset, donors: NDArray[np.signedinteger]) -> NDArray[np.int64]:
+    """What the feeding log has for a label where captions are fed: the hash of the donor's key, its bits as int64[N]."""
+    return dataset.key_hash[donors].view(np.int64)
