@@ -32,5 +32,5 @@ def caption_donors(dataset: Dataset, arm: NoiseArm) -> NDArray[np.int32]:
 
 
 def donor_marks(dataset: Dataset, donors: NDArray[np.signedinteger]) -> NDArray[np.int64]:
-    """What the feeding log has for a label where captions are fed: the hash of the donor's key, its bits as int64[N]."""
+    """What the feeding log has in place of labels: the hash of the donor's key, its bits as int64[N]."""
     return dataset.key_hash[donors].view(np.int64)

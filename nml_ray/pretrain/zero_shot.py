@@ -1,4 +1,7 @@
-"""Zero-shot classification: images by the nearest class, a class by its name in prompts (Radford et al. 2021, 3.1.4)."""
+"""Zero-shot classification: an image belongs to the nearest class, a class is its name in prompts.
+
+As in Radford et al. 2021, section 3.1.4.
+"""
 
 from collections.abc import Mapping, Sequence
 

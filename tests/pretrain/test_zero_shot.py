@@ -23,7 +23,7 @@ def test_a_template_has_one_place(template):
 
 
 def test_names_of_classes_that_are_not_there_are_refused():
-    with pytest.raises(UserError, match="no class 'bel'.*bell"):
+    with pytest.raises(UserError, match=r"no class 'bel'.*bell"):
         prompts(ZeroShotSettings(names={"bel": "ring"}), ["bell", "qr"])
 
 
