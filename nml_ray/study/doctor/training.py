@@ -14,7 +14,7 @@ from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.objective import seeded_objective
 from nml_ray.pretrain.world import World
 
-PROBE = 4  # images of the step that tells how many can be measured
+PROBE = 4  # images of the first step; it grows from there
 
 
 def step_rate(
@@ -83,17 +83,17 @@ def _pixels(encoder: EncoderSettings, count: int, size: int | None = None) -> to
 
 
 def _rate(work: Callable[[int], None], size: int, seconds: float) -> float:
-    """Images a second: a few warm up, then as many as the time allows, at most `size` at once."""
-    first = min(PROBE, size)
-    work(first)
-    began = time.perf_counter()
-    work(first)
-    fitting = int(seconds / 3 / (time.perf_counter() - began) * first)
-    size = max(first, min(size, fitting))
-    if fitting > size:
-        work(size)
+    """Images a second, at most `size` at once: fewer only where that many take too long, for small batches are slow."""
+    now = min(PROBE, size)
+    work(now)
+    while True:
+        began = time.perf_counter()
+        work(now)
+        if now == size or time.perf_counter() - began > seconds / 4:
+            break
+        now = min(size, 4 * now)
     began, done = time.perf_counter(), 0
     while not done or time.perf_counter() - began < seconds / 2:
-        work(size)
-        done += size
+        work(now)
+        done += now
     return done / (time.perf_counter() - began)
