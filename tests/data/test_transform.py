@@ -57,12 +57,14 @@ def test_mirroring_exchanges_left_and_right():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 900), (900, 1), (3, 5), (40, 40), (300, 2000), (2500, 31)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 900), (900, 1), (3, 5), (40, 40), (60, 45), (60, 47), (300, 2000), (2500, 31)]
+)
 def test_any_shape_is_resized_as_by_pil(height, width, channels):
     noise = RNG.integers(0, 256, (height, width, channels), dtype=np.uint8)
     difference = by_torch(noise, 32).astype(int) - by_pil(noise, 32)
     assert difference.shape == (32, 32, channels)
-    assert np.abs(difference).max() <= 3  # of 255, on white noise; weights of 16 bits against 22
+    assert np.abs(difference).max() <= 2  # on white noise: weights of 16 bits against 22, and the same order of passes
     assert abs(difference.mean()) < 0.5
 
 
