@@ -68,12 +68,11 @@ def refuse_duplicates(
     Raises:
         UserError: naming the key and both shards.
     """
-    order = np.argsort(key_hash, kind="stable")
-    sorted_hashes = key_hash[order]
-    twice = np.flatnonzero(sorted_hashes[1:] == sorted_hashes[:-1])
+    ordered = np.sort(key_hash)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(twice):
         return
-    first, second = sorted((int(order[twice[0]]), int(order[twice[0] + 1])))
+    first, second = np.flatnonzero(key_hash == twice[0])[:2].tolist()
     places = [shard_of[int(np.searchsorted(bounds, row, side="right")) - 1] for row in (first, second)]
     one, other = keys[first].as_py(), keys[second].as_py()
     if one == other:
