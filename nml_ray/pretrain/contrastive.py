@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nml_ray.models.clip import ImageTextPair
 from nml_ray.models.encoder import seeded
+from nml_ray.pretrain.precision import Precision, autocast
 from nml_ray.pretrain.world import World
 
 Form = Literal["local", "full"]
@@ -77,7 +78,14 @@ def contrastive_losses(
 
 
 def backward(
-    pair: ImageTextPair, fed: Sequence[Pairs], batch: int, world: World, form: Form = "local", cached: bool = True
+    pair: ImageTextPair,
+    fed: Sequence[Pairs],
+    batch: int,
+    world: World,
+    form: Form = "local",
+    cached: bool = True,
+    precision: Precision = "float32",
+    loss_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Add this worker's share of the gradient of the summed, weighted losses to the parameters.
 
@@ -92,26 +100,29 @@ def backward(
         world: the workers.
         form: of the loss.
         cached: whether features are computed first without graph.
+        precision: of the towers; features, loss and their gradients are float32.
+        loss_scale: factor of the gradient.
 
     Returns:
         Losses and hits of the pairs fed, [N] each, in their order.
     """
     with torch.no_grad():
         pair.logit_scale.clamp_(0, MAX_LOG_SCALE)
-    held = [_features(pair, microbatch, graph=not cached) for microbatch in fed]
+    held = [_features(pair, microbatch, precision, graph=not cached) for microbatch in fed]
     places = torch.cat([microbatch.places for microbatch in fed])
     images, texts, weights = _gather(held, fed, batch, world)
-    losses, hits, gradients = _gradients(pair, images, texts, weights, places, world, form)
+    losses, hits, (*gradients, of_scale) = _gradients(pair, images, texts, weights, places, world, form)
+    torch.autograd.backward(pair.logit_scale, of_scale * loss_scale)
     for microbatch, features in zip(fed, held, strict=True):
-        again = _features(pair, microbatch, graph=True) if cached else features
-        torch.autograd.backward(again, [gradient[microbatch.places] for gradient in gradients])
+        again = _features(pair, microbatch, precision, graph=True) if cached else features
+        torch.autograd.backward(again, [gradient[microbatch.places] * loss_scale for gradient in gradients])
     return losses, hits
 
 
-def _features(pair: ImageTextPair, fed: Pairs, graph: bool) -> tuple[Tensor, Tensor]:
+def _features(pair: ImageTextPair, fed: Pairs, precision: Precision, graph: bool) -> tuple[Tensor, Tensor]:
     """Features of images and texts, [N, D] each; without graph BatchNorm's running statistics are left alone."""
     mode = nullcontext() if graph else _aside(pair)
-    with seeded(fed.seed), torch.set_grad_enabled(graph), mode:
+    with seeded(fed.seed), torch.set_grad_enabled(graph), mode, autocast(precision, fed.images.device):
         return pair.image_features(fed.images), pair.text_features(fed.tokens)
 
 
@@ -144,11 +155,9 @@ def _gather(
 
 def _gradients(
     pair: ImageTextPair, images: Tensor, texts: Tensor, weights: Tensor, places: Tensor, world: World, form: Form
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """This worker's losses and hits, and the gradient of the whole batch's loss by its features, [B, D] twice.
-
-    The scale's own gradient is added to the parameter: each worker's share of it, or the whole by rank 0.
-    """
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """This worker's losses and hits, and gradients: of the whole batch's loss by its features, [B, D] twice, and this
+    worker's share of that by the logarithm of the scale (`full`: rank 0 has it all)."""
     rows = places if form == "local" else torch.arange(len(weights), device=weights.device)
     with torch.enable_grad():
         images, texts = images.requires_grad_(), texts.requires_grad_()
@@ -156,18 +165,9 @@ def _gradients(
         total = (losses * weights[rows]).sum()
     wanted = (images, texts, pair.logit_scale)
     of_images, of_texts, of_scale = torch.autograd.grad(total, wanted, materialize_grads=True)
-    if form == "local":
-        if world.size > 1:
-            flat = world.sum_(torch.cat([of_images, of_texts], 1))
-            of_images, of_texts = flat.chunk(2, 1)
-    else:
-        losses, hits = losses[places], hits[places]
-    _add(pair.logit_scale, of_scale if form == "local" or world.rank == 0 else torch.zeros_like(of_scale))
-    return losses.detach(), hits, (of_images, of_texts)
-
-
-def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
-    if parameter.grad is None:
-        parameter.grad = gradient.clone()
-    else:
-        parameter.grad += gradient
+    if form == "full":
+        share = of_scale if world.rank == 0 else torch.zeros_like(of_scale)
+        return losses[places].detach(), hits[places], (of_images, of_texts, share)
+    flat = world.sum_(torch.cat([of_images, of_texts], 1))
+    of_images, of_texts = flat.tensor_split(2, 1)
+    return losses.detach(), hits, (of_images, of_texts, of_scale)

@@ -93,9 +93,8 @@ def test_rows_shared_among_workers_add_up_to_the_full_form(workers):
     losses, _, gradient = _gradients(full, images, texts, weights, everyone, World(), "full")
     parts = [_gradients(local, images, texts, weights, share, World(), "local") for share in shares]
     torch.testing.assert_close(torch.cat([part[0] for part in parts]), losses[torch.cat(shares)], rtol=1e-6, atol=1e-6)
-    for one in range(2):
+    for one in range(3):
         torch.testing.assert_close(sum(part[2][one] for part in parts) / 24, gradient[one] / 24, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(local.logit_scale.grad, full.logit_scale.grad, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
