@@ -29,7 +29,9 @@ _LINE = 5.0  # seconds between two lines of progress
     help="Write the tars as tasks of a Ray cluster: HOST:PORT; 'auto' for RAY_ADDRESS or one started on this machine; "
     "'local' for one of this command's own. All nodes must see SOURCE and OUT by the same paths.",
 )
-@click.option("--short-side", type=click.IntRange(1), metavar="PIXELS", help="Shrink larger images (they become JPEG).")
+@click.option(
+    "--short-side", type=click.IntRange(1), metavar="PIXELS", help="Shrink larger images to this (they become JPEG)."
+)
 @click.option("--quality", type=click.IntRange(1, 95), default=95, show_default=True, help="JPEG quality of those.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of the shuffle.")
 @click.option(
@@ -81,7 +83,10 @@ def shard(
     underscores. Keys of tars stay. Noise, order and augmentation are drawn by key: the same keys draw the same.
 
     Run again after an interruption, it keeps the tars that are finished. Images keep their bytes unless --short-side
-    is given.
+    is given. Shrinking changes what is trained on, and so every result: fed at 224 pixels, photographs of 500x375 that
+    were shrunk to a short side of 256 at quality 90 lie at 32 dB PSNR (centre crop; median; 5 % below 29.5) and 31 dB
+    (random crops of 8 % of the area or more; 5 % below 24.5) from the same crops of the originals: as bright (within
+    0.02 grey levels), but softer, as small crops are enlarged from fewer pixels. They are 2.4 times smaller.
 
     \b
     Examples:
@@ -95,6 +100,7 @@ def shard(
     from nml_ray.data.sharding import write_listing
     from nml_ray.data.sources.choose import SourceOptions, opened_source
     from nml_ray.data.sources.table import Columns
+    from nml_ray.storage.location import locate
 
     if ray and workers > 1:
         raise UserError(f"{workers}, and --ray too", where="--workers", expected="one of them: Ray counts CPUs itself")
@@ -107,6 +113,12 @@ def shard(
         key_prefix=key_prefix or "",
         image=image,
     )
+    if locate(directory, "OUT").remote:
+        raise UserError(
+            f"'{locate(directory)}' lies on an object store",
+            where="OUT",
+            expected="a directory; finished data sets can be copied there, and are read there as they are",
+        )
     if directory.exists() and not directory.is_dir():
         raise UserError(f"'{directory}' is no directory", where="OUT", expected="a directory, made if need be")
     with _ray(ray) as elsewhere, opened_source(_seen_by_all(source, ray), out, options) as listing:
@@ -169,8 +181,10 @@ def progress_lines(unit: str) -> Callable[[int, int], None]:
     first: int | None = None
 
     def show(done: int, total: int) -> None:
-        nonlocal last, first
-        first, now = done if first is None else first, time.monotonic()
+        nonlocal start, last, first
+        now = time.monotonic()
+        if first is None:
+            first, start = done, now
         if now - last >= _LINE or (done == total and now - start >= _LINE):
             last, rate = now, (done - first) / (now - start)
             speed = f", {rate:,.0f}/s" if rate else ""

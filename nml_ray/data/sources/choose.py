@@ -13,6 +13,7 @@ from nml_ray.data.sources.listing import Listing, extension_of
 from nml_ray.data.sources.spool import Spool
 from nml_ray.data.sources.table import Columns, table_listing
 from nml_ray.data.sources.tars import tar_listing
+from nml_ray.storage.location import locate
 
 TABLES = (".csv", ".tsv", ".parquet")
 TORCHVISION = "torchvision:"
@@ -55,9 +56,15 @@ def opened_source(source: str, directory: Path, options: SourceOptions = SourceO
     _check(source, options)
     if Path(source).is_dir() and directory.resolve().is_relative_to(Path(source).resolve()):
         raise UserError(f"lies in the source {source}", where=str(directory), expected="a directory outside it")
+    new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    with Spool(directory / SPOOL) as spool:
-        yield _listing(source, spool, options)
+    try:
+        with Spool(directory / SPOOL) as spool:
+            yield _listing(source, spool, options)
+    except BaseException:
+        if new and not any(directory.iterdir()):
+            directory.rmdir()
+        raise
 
 
 def _listing(source: str, spool: Spool, options: SourceOptions) -> Listing:
@@ -78,6 +85,12 @@ def _listing(source: str, spool: Spool, options: SourceOptions) -> Listing:
 def _check(source: str, options: SourceOptions) -> None:
     """Refuses what is no source before anything is written."""
     path = Path(source)
+    if not source.startswith(TORCHVISION) and locate(source, "SOURCE").remote:
+        raise UserError(
+            f"'{source}' lies on an object store",
+            where="SOURCE",
+            expected="local files (jobs read tars from there as they are: `nml-ray data index`)",
+        )
     if source.startswith(TORCHVISION):
         if options.root is None:
             raise UserError("where are its files?", where=source, expected="--root DIR (nothing is downloaded)")
