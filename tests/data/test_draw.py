@@ -1,8 +1,6 @@
 """Keyed draws against the golden values and their own properties."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nml_ray.data.draw import draw, draw_one, key_hashes, mix, uniform
+from tests.oracle_folders import folders
 
-_DEFAULT = Path(__file__).parents[1] / "oracles" / "noise"
-FOLDERS = [Path(p) for p in os.environ.get("NML_ORACLES_NOISE", str(_DEFAULT)).split(os.pathsep) if p]
+FOLDERS = folders("NML_ORACLES_NOISE", "noise", "ledger.csv")
 NUMBERS = st.integers(0, 2**64 - 1)
 
 

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,9 @@ from nml_ray.data.config import DataSettings, NoiseArm, NoiseSettings, OrderSett
 from nml_ray.data.draw import draw, key_hashes
 from nml_ray.data.noise import inverse_cdf, make_ledger, realised_matrix
 from nml_ray.data.ratio import draw_threshold, rounded_count, rounded_pairs
+from tests.oracle_folders import folders
 
-_DEFAULT = Path(__file__).parents[1] / "oracles" / "noise"
-FOLDERS = [Path(p) for p in os.environ.get("NML_ORACLES_NOISE", str(_DEFAULT)).split(os.pathsep) if p]
+FOLDERS = folders("NML_ORACLES_NOISE", "noise", "ledger.csv")
 
 # Prefix of a golden column -> (settings of the noise, does the column hold the selection).
 COLUMNS = {

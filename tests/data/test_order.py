@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +19,9 @@ from nml_ray.data.order import (
     validation_order,
     worker_microbatches,
 )
+from tests.oracle_folders import folders
 
-_DEFAULT = Path(__file__).parents[1] / "oracles" / "noise"
-FOLDERS = [Path(p) for p in os.environ.get("NML_ORACLES_NOISE", str(_DEFAULT)).split(os.pathsep) if p]
+FOLDERS = folders("NML_ORACLES_NOISE", "noise", "ledger.csv")
 
 
 def read_csv(path):

@@ -1,7 +1,6 @@
 """The published implementation's training runs, reproduced by the fit that every study uses."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from nml_ray.heads.config import HeadSetting, head_setting
 from nml_ray.heads.fit import Epoch, optimise
 from nml_ray.heads.modules import new_head
 from nml_ray.heads.threads import single_thread
+from tests.oracle_folders import folders
 
-FOLDER = Path(os.environ.get("NML_ORACLES", Path(__file__).parents[1] / "oracles" / "nmtune"))
-CASES = sorted(path.stem for path in FOLDER.glob("*.json"))
+FOLDERS = folders("NML_ORACLES", "nmtune", "*.npz")
+CASES = [path for folder in FOLDERS for path in sorted(folder.glob("*.json"))]
 NAMES = {
     "mlp.": "image_encoder.mlp_after.",
     "scale": "image_encoder.scale_after",
@@ -26,13 +26,13 @@ NAMES = {
 
 
 def test_there_are_cases() -> None:
-    assert CASES, f"no trajectories in {FOLDER}"
+    assert {case.parent for case in CASES} == set(FOLDERS), f"no trajectories in one of {FOLDERS}"
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_trajectory(case: str) -> None:
-    given = json.loads((FOLDER / f"{case}.json").read_text())
-    arrays = dict(np.load(FOLDER / f"{case}.npz"))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_trajectory(case: Path) -> None:
+    given = json.loads(case.read_text())
+    arrays = dict(np.load(case.with_suffix(".npz")))
     setting = setting_of(given)
     head = new_head(setting, given["D"], given["C"], seed=0)
     head.load_state_dict({name: torch.from_numpy(arrays[f"init/{theirs(name)}"].copy()) for name in head.state_dict()})
