@@ -18,19 +18,25 @@ def noise_ledger(dataset: Dataset, arm: NoiseArm) -> NoiseLedger:
 
 
 def given_labels(dataset: Dataset, arm: NoiseArm) -> NDArray[np.int32]:
-    """Labels by sample number, int32[N]; those of excluded samples are their own."""
-    given: NDArray[np.int32] = dataset.label.copy()
-    given[dataset.good] = noise_ledger(dataset, arm).given
+    """`labels_of` an arm's noise. Raises `UserError` as `make_ledger`."""
+    return labels_of(noise_ledger(dataset, arm), dataset)
+
+
+def labels_of(ledger: NoiseLedger, dataset: Dataset) -> NDArray[np.int32]:
+    """What an arm is trained on, by sample number: int32[N]. Excluded samples keep their own.
+
+    Labels; for `caption_swap` the number of the sample whose caption it carries.
+    """
+    given: NDArray[np.int32] = clean_labels(dataset, ledger.kind).copy()
+    given[dataset.good] = dataset.good[ledger.given] if ledger.kind == "caption_swap" else ledger.given
     return given
 
 
-def caption_donors(dataset: Dataset, arm: NoiseArm) -> NDArray[np.int32]:
-    """Whose caption each sample carries under `caption_swap`, by sample number: int32[N]."""
-    donors = np.arange(len(dataset), dtype=np.int32)
-    donors[dataset.good] = dataset.good[noise_ledger(dataset, arm).given]
-    return donors
+def clean_labels(dataset: Dataset, kind: str) -> NDArray[np.int32]:
+    """What `labels_of` would be without noise: labels, or the samples' own numbers."""
+    return np.arange(len(dataset), dtype=np.int32) if kind == "caption_swap" else dataset.label
 
 
-def donor_marks(dataset: Dataset, donors: NDArray[np.signedinteger]) -> NDArray[np.int64]:
-    """What the feeding log has in place of labels: the hash of the donor's key, its bits as int64[N]."""
-    return dataset.key_hash[donors].view(np.int64)
+def logged_labels(dataset: Dataset, kind: str, given: NDArray[np.int32]) -> NDArray[np.signedinteger]:
+    """What the feeding log has for a sample: the label; for captions the hash of the donor's key, as int64[N]."""
+    return dataset.key_hash[given].view(np.int64) if kind == "caption_swap" else given

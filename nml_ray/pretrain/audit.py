@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nml_ray.data.config import NoiseArm
 from nml_ray.data.dataset import Dataset
-from nml_ray.data.labels import noise_ledger
+from nml_ray.data.labels import labels_of, logged_labels, noise_ledger
 from nml_ray.data.schedule import Schedule
 from nml_ray.pretrain.audit_epoch import audit_epoch
 from nml_ray.pretrain.audit_labels import audit_ledger
@@ -83,14 +83,12 @@ def audit_run(run: AuditedRun) -> AuditReport:
     )
 
 
-def _given(dataset: Dataset, run: AuditedRun, findings: Findings) -> NDArray[np.int32]:
-    """Labels by sample number as the noise settings give them, int32[N]; the ledger is compared with them."""
+def _given(dataset: Dataset, run: AuditedRun, findings: Findings) -> NDArray[np.signedinteger]:
+    """What the log must say was fed, by sample number; the ledger is compared with the same noise, made anew."""
     ledger = noise_ledger(dataset, NoiseArm.from_hashed(run.record["settings"]["noise"], run.label_file))
     if run.ledger:
         audit_ledger(run.ledger, ledger, dataset, findings)
-    given: NDArray[np.int32] = dataset.label.copy()
-    given[dataset.good] = ledger.given
-    return given
+    return logged_labels(dataset, ledger.kind, labels_of(ledger, dataset))
 
 
 def _lineage(

@@ -8,7 +8,7 @@ from PIL import Image
 from nml_ray.data.config import NoiseSettings
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.draw import hash_of
-from nml_ray.data.labels import caption_donors, donor_marks, noise_ledger
+from nml_ray.data.labels import clean_labels, given_labels, logged_labels
 from nml_ray.data.shards import Sample, write_shards
 
 
@@ -28,10 +28,11 @@ def test_a_caption_is_read_by_number(tmp_path):
 def test_donors_exchange_captions_and_are_marked_by_their_keys(tmp_path):
     dataset = write(tmp_path)
     clean, swapped = NoiseSettings(kind="caption_swap", ratios=("0", "0.5")).arms()
-    assert caption_donors(dataset, clean).tolist() == list(range(20))
-    donors = caption_donors(dataset, swapped)
-    assert np.array_equal(donors[donors], np.arange(20))
-    assert int((donors != np.arange(20)).sum()) == 10
-    assert np.array_equal(donors, noise_ledger(dataset, swapped).given)
-    marks = donor_marks(dataset, donors)
+    own = clean_labels(dataset, "caption_swap")
+    assert given_labels(dataset, clean).tolist() == own.tolist() == list(range(20))
+    donors = given_labels(dataset, swapped)
+    assert np.array_equal(donors[donors], own)
+    assert int((donors != own).sum()) == 10
+    marks = logged_labels(dataset, "caption_swap", donors)
     assert marks.view(np.uint64).tolist() == [hash_of(dataset.key(int(donor))) for donor in donors]
+    assert logged_labels(dataset, "symmetric", donors) is donors
