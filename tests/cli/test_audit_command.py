@@ -45,10 +45,10 @@ def feed(store, planned, inputs, data):
     dataset, settings = Dataset.open(data), PretrainSettings.model_validate(stage.settings["pretrain"])
     schedule = Schedule(dataset, settings.order, stage.settings["seed"], settings.batch, settings.microbatch)
     plan = LoaderPlan(0, 16, 1, 12, settings.augmentation, schedule.batch)
-    log, given = FeedingLog([attempt.path], 0, dataset.key), given_labels(dataset, noise(stage))
+    log = FeedingLog([attempt.path], 0, dataset.key, [given_labels(dataset, noise(stage))])
     for step, microbatches in enumerate(Loader(dataset, plan).steps(0, 4)):
         log.add(step, microbatches)
-    log.flush(4, [given])
+    log.flush(4)
     lineage = [{"attempt": attempt.path.name, "from_step": 0}]
     attempt.finish(steps=4, steps_per_epoch=2, dropped_per_epoch=8, lineage=lineage)
 
