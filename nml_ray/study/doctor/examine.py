@@ -228,6 +228,19 @@ def _pretraining(
         other_microbatch=_larger_microbatch(settings, classes, job.threads, step[job.threads], seconds / 10),
     )
     found.verdict = judge(found.rates, found.work)
+    if left_out := _not_timed(settings):
+        found.notes.append(f"training steps were timed without {', '.join(left_out)}")
+
+
+def _not_timed(settings: PretrainSettings) -> list[str]:
+    """What a real step does that the measured ones do not."""
+    parts = {
+        "RandAugment": settings.randaugment is not None,
+        "mixing": settings.mixing.active,
+        "compiling the model": settings.compile,
+        "the text tower": settings.objective == "clip",
+    }
+    return [name for name, used in parts.items() if used]
 
 
 def _step_rates(settings: PretrainSettings, classes: int, threads: int, seconds: float) -> dict[int, float]:
