@@ -4,15 +4,18 @@
 encoder's features to the common space. Either way the encoder is what a pre-training leaves for extraction.
 """
 
+import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from nml_ray.config.errors import UserError
 from nml_ray.models.config import EncoderSettings
 from nml_ray.models.encoder import Encoder, assembled, build_encoder, check_name, open_clip_backbone, seeded
 from nml_ray.models.openclip import as_published, build_model, context_length, with_text_apart
@@ -21,6 +24,8 @@ from nml_ray.models.text import BagOfTokens
 from nml_ray.models.text_config import TextSettings
 from nml_ray.models.tokenizer import BytePairs, HashedParts, Tokenizer
 
+WEIGHTS_FILE = "clip.safetensors"
+SETTINGS_FILE = "clip.json"
 OPEN_CLIP = "open_clip:"
 START_LOG_SCALE = math.log(1 / 0.07)
 CONTEXT = 96
@@ -75,6 +80,33 @@ def published_weights(pair: ImageTextPair, encoder: EncoderSettings) -> dict[str
         return tensors
     renamed = {re.sub(r"^encoder\.backbone\.", "visual.", name): tensor for name, tensor in tensors.items()}
     return as_published(_name(encoder), renamed)
+
+
+def write_pair(directory: Path, pair: ImageTextPair, encoder: EncoderSettings, text: TextSettings) -> None:
+    """Leave `clip.safetensors` and `clip.json` so that `load_pair` gives the same pair."""
+    save_file(published_weights(pair, encoder), directory / WEIGHTS_FILE)
+    facts = {"encoder": encoder.model_dump(mode="json"), "text": text.model_dump(mode="json")}
+    (directory / SETTINGS_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def load_pair(directory: Path) -> tuple[ImageTextPair, Tokenizer]:
+    """The pair that pre-training left, in evaluation mode, and its tokenizer.
+
+    Raises:
+        UserError: a file is absent or does not fit the other.
+    """
+    path = directory / SETTINGS_FILE
+    if not path.is_file():
+        raise UserError("no such file", where=str(path), expected="the directory of a finished pre-training by clip")
+    facts = json.loads(path.read_text())
+    encoder, text = EncoderSettings.model_validate(facts["encoder"]), TextSettings.model_validate(facts["text"])
+    weights = directory / WEIGHTS_FILE
+    if _is_open_clip(encoder):
+        pair = build_pair(encoder.model_copy(update={"weights": str(weights)}), text, 0)
+    else:
+        pair = build_pair(encoder, text, 0)
+        load_weights(pair, weights)
+    return pair, tokenizer_of(encoder, text)
 
 
 def _is_open_clip(encoder: EncoderSettings) -> bool:

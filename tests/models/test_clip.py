@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from nml_ray.config.errors import UserError
-from nml_ray.models.clip import build_pair, published_weights, tokenizer_of
+from nml_ray.models.clip import build_pair, load_pair, tokenizer_of, write_pair
 from nml_ray.models.config import EncoderSettings
 from nml_ray.models.encoder import build_encoder, load_encoder, write_encoder
 from nml_ray.models.openclip import as_published, configurations, with_text_apart
@@ -57,6 +57,17 @@ def test_a_small_pair_is_a_function_of_its_seed():
     torch.testing.assert_close(images.norm(dim=1), torch.ones(3))
 
 
+def test_a_pair_is_read_back_with_its_tokenizer(tmp_path):
+    pair = build_pair(SMALL, TEXT, 3)
+    write_pair(tmp_path, pair, SMALL, TEXT)
+    again, tokenizer = load_pair(tmp_path)
+    for name, tensor in pair.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    assert torch.equal(tokenizer(["a bell"]), tokenizer_of(SMALL, TEXT)(["a bell"]))
+    with pytest.raises(UserError, match="no such file"):
+        load_pair(tmp_path / "nowhere")
+
+
 def test_names_that_need_a_network_are_unknown():
     assert "RN50" in configurations()
     assert "ViT-B-32" in configurations()
@@ -80,7 +91,7 @@ def test_open_clip_loads_what_we_leave_and_we_load_what_it_leaves(tmp_path):
 
     given = EncoderSettings(name="open_clip:ViT-S-32-alt", size=64, channels_last=False)
     pair = build_pair(given, TEXT, 0)
-    save_file(published_weights(pair, given), tmp_path / "clip.safetensors")
+    write_pair(tmp_path, pair, given, TEXT)
     theirs = open_clip.create_model("ViT-S-32-alt", pretrained=str(tmp_path / "clip.safetensors"), force_image_size=64)
     images = torch.randn(2, 3, 64, 64)
     tokens = tokenizer_of(given, TEXT)(["a photo of a bell", "A Ship!"])
