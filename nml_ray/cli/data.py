@@ -28,7 +28,7 @@ for command in (shard, verify, inspect):
 
 
 @data.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR")
 @click.option(
     "--classes", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, in label order."
 )
@@ -36,22 +36,26 @@ for command in (shard, verify, inspect):
 @click.option("--image", default="", metavar="EXT", help="Extension of the image where samples have several.")
 @click.option("--source", default="", help="Where the images come from; kept in dataset.json.")
 @click.option("--licence", default="", help="Their licence; kept in dataset.json.")
-def index(directory: Path, classes: Path | None, key_prefix: str | None, image: str, source: str, licence: str) -> None:
-    """Index the WebDataset tars in DIR, without rewriting them.
+def index(directory: str, classes: Path | None, key_prefix: str | None, image: str, source: str, licence: str) -> None:
+    """Index the WebDataset tars in DIR, a directory or an s3:// or gs:// URL, without rewriting them.
 
-    Beside each tar an index is written, and one dataset.json in DIR. Fresh indices are kept.
+    Beside each tar an index is written, and one dataset.json in DIR. Fresh indices are kept. Tars of an object store
+    are brought here one at a time.
 
     \b
     Examples:
       nml-ray data index /data/flowers --classes names.txt --licence CC-BY-4.0
       nml-ray data index /data/own --key-prefix shard
+      nml-ray data index s3://bucket/flowers --classes names.txt
     """
     from nml_ray.data.indexing import index_directory
+    from nml_ray.storage.location import locate
 
-    if not directory.is_dir():
+    place = locate(directory, "DIR")
+    if not place.remote and not place.local.is_dir():
         raise UserError(f"'{directory}' is no directory", where="DIR", expected="a directory of WebDataset tars")
     info = index_directory(
-        directory,
+        place,
         class_names(classes) if classes else None,
         key_prefix=key_prefix or "",
         image=image,

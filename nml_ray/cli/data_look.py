@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nml_ray.data.summary import Spread, Summary
     from nml_ray.data.verify import Verdict
 
-_DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+_DIRECTORY = click.argument("directory", metavar="DIR")
 
 
 @click.command()
@@ -21,7 +21,7 @@ _DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_typ
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--no-decode", is_flag=True, help="Leave out the decoding of every image.")
 @click.option("--mark-bad", is_flag=True, help="Exclude undecodable images (known_bad of dataset.json).")
-def verify(directory: Path, workers: int, no_decode: bool, mark_bad: bool) -> int:
+def verify(directory: str, workers: int, no_decode: bool, mark_bad: bool) -> int:
     """Check the data set in DIR: every tar against its index, digests, counts, keys, labels, and every image.
 
     Exit code 1 when something is wrong. Undecodable images are named; --mark-bad excludes them from then on, which
@@ -31,7 +31,7 @@ def verify(directory: Path, workers: int, no_decode: bool, mark_bad: bool) -> in
     Examples:
       nml-ray data verify /data/flowers --workers 4
       nml-ray data verify /data/flowers --mark-bad
-      nml-ray data verify /data/flowers --no-decode
+      nml-ray data verify s3://bucket/flowers --no-decode
     """
     from nml_ray.data.verify import verify as look
 
@@ -42,7 +42,7 @@ def verify(directory: Path, workers: int, no_decode: bool, mark_bad: bool) -> in
     return 0 if verdict.sound else 1
 
 
-def _tell(verdict: "Verdict", directory: Path, decoded: bool) -> None:
+def _tell(verdict: "Verdict", directory: str, decoded: bool) -> None:
     from nml_ray.data.verify import CHECKS
 
     what = dict(
@@ -82,7 +82,7 @@ def _tell(verdict: "Verdict", directory: Path, decoded: bool) -> None:
 @click.option("--lanes", type=click.IntRange(1), metavar="N", help="Lanes for which it is told; as order.lanes.")
 @click.option("--shuffle-block", type=click.IntRange(1), default=4096, show_default=True, help="Likewise.")
 @click.option("--sheet", metavar="FILE", type=click.Path(path_type=Path), help="Write a contact sheet (PNG).")
-def inspect(directory: Path, batch: int, lanes: int | None, shuffle_block: int, sheet: Path | None) -> None:
+def inspect(directory: str, batch: int, lanes: int | None, shuffle_block: int, sheet: Path | None) -> None:
     """Tell what is in the data set in DIR: samples, classes, sizes, captions, shards, and how well they are mixed.
 
     \b
@@ -95,7 +95,7 @@ def inspect(directory: Path, batch: int, lanes: int | None, shuffle_block: int, 
 
     dataset = Dataset.open(directory)
     if not len(dataset.good):
-        raise UserError("has no good sample", where=str(directory), expected="at least one")
+        raise UserError("has no good sample", where=directory, expected="at least one")
     for name, text in _lines(dataset, summarise(dataset, batch, lanes, shuffle_block)):
         click.echo(f"{name:<9} {text}")
     if sheet:

@@ -102,25 +102,28 @@ class _Samples:
     def __init__(self, reader: ShardReader, channels: int) -> None:
         self._reader, self._channels = reader, channels
         self._number = -1
-        self._held: PixelArray | UndecodableImage
+        self._held: bytes | PixelArray | UndecodableImage
+        self._hash: np.uint64
         self.seconds = 0.0  # spent on reading
 
     def header_hash(self, number: int) -> np.uint64:
-        began = time.perf_counter()
-        found = self._reader.header_hash(number)
-        self.seconds += time.perf_counter() - began
-        return found
+        self._read(number)
+        return self._hash
 
     def pixels(self, number: int) -> PixelArray:
-        if number != self._number:
-            began = time.perf_counter()
-            data = self._reader.read(number)
-            self.seconds += time.perf_counter() - began
+        self._read(number)
+        if isinstance(self._held, bytes):
             try:
-                self._held = decode_image(data, self._channels)
+                self._held = decode_image(self._held, self._channels)
             except UndecodableImage as error:
                 self._held = error
-            self._number = number
         if isinstance(self._held, UndecodableImage):
             raise self._held
         return self._held
+
+    def _read(self, number: int) -> None:
+        if number != self._number:
+            began = time.perf_counter()
+            self._held, self._hash = self._reader.read_hashed(number)
+            self.seconds += time.perf_counter() - began
+            self._number = number

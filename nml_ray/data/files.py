@@ -53,6 +53,10 @@ class Files(Protocol):
         """A directory that holds the tar and its index under their own names, as far as they are there."""
         ...
 
+    def indices(self) -> AbstractContextManager[Path]:
+        """A directory that holds all indices under their own names, as far as they are there."""
+        ...
+
     def some_bytes(self, shard: ShardInfo, offset: int, size: int) -> bytes:
         """Bytes of a tar, without bringing the whole of it."""
         ...
@@ -144,6 +148,11 @@ class LocalFiles:
     @contextmanager
     def checkout(self, shard: ShardInfo) -> Iterator[Path]:
         """A directory that holds the tar and its index under their own names, as far as they are there."""
+        yield self.directory
+
+    @contextmanager
+    def indices(self) -> Iterator[Path]:
+        """The directory."""
         yield self.directory
 
 

@@ -1,5 +1,6 @@
 """From tars to a data set: indices beside them, checks over all of them, dataset.json."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,17 @@ from nml_ray.data.index import (
     read_index,
     write_index,
 )
+from nml_ray.data.remote_indexing import workplace
 from nml_ray.data.rows import key_order, keys_equal_after_nfc, refuse_duplicates, rows_digest
+from nml_ray.storage import remote
+from nml_ray.storage.link import Link, followed
+from nml_ray.storage.location import Location
 
 Progress = Callable[[int, int], None]
 
 
 def index_directory(
-    directory: "Path | str",
+    directory: "Path | str | Location",
     classes: Sequence[str] | None = None,
     *,
     key_prefix: str = "",
@@ -39,7 +44,7 @@ def index_directory(
     """Index every `*.tar` below a directory and write its dataset.json; tars whose index is fresh are not read again.
 
     Args:
-        directory: searched with its subdirectories; indices are written beside the tars.
+        directory: searched with its subdirectories, or a URL; indices are written beside the tars.
         classes: class names in label order; without them those of an earlier dataset.json are kept, else labels
             must be numbers, and K is the largest plus one.
         key_prefix, image: see `IndexOptions`.
@@ -49,32 +54,78 @@ def index_directory(
     Raises:
         UserError: as `index_tar`; also duplicates across tars, two tars of one base name, no tar at all.
     """
-    directory = Path(directory)
-    known: dict[str, int] = {}
-    if (directory / FILE).exists():
-        earlier = read_info(directory)
-        known = {shard.name: shard.index_crc32 for shard in earlier.shards}
-        source, licence = source or earlier.source, licence or earlier.licence
-        named = earlier.classes != _numbers(len(earlier.classes))
-        classes = earlier.classes if classes is None and named else classes
+    place = followed(directory)
+    if isinstance(place, Link):
+        return _index_remote(place.location, classes, (key_prefix, image), (source, licence), progress)
+    directory = place
+    known, classes, source, licence = _earlier(directory, classes, source, licence)
     options = IndexOptions(tuple(classes) if classes is not None else None, key_prefix, image)
     found = (path for path in directory.rglob("*.tar") if path.is_file() and not path.name.startswith("."))
     tars = sorted(found, key=lambda path: (path.name, path))
-    if not tars:
-        raise UserError("holds no .tar", where=str(directory), expected="a directory of WebDataset tars")
-    seen: dict[str, Path] = {}
-    for tar in tars:
-        if tar.name in seen:
-            raise UserError(
-                f"two tars are named {tar.name}", where=f"{seen[tar.name]}, {tar}", expected="different names"
-            )
-        seen[tar.name] = tar
-    for done, tar in enumerate(tars):
-        if not is_fresh(tar, options, known.get(tar.relative_to(directory).as_posix())):
+    names = [tar.relative_to(directory).as_posix() for tar in tars]
+    _check_names(names, str(directory))
+    for done, (tar, name) in enumerate(zip(tars, names, strict=True)):
+        if not is_fresh(tar, options, known.get(name)):
             write_index(index_tar(tar, options), index_path(tar))
         if progress:
             progress(done + 1, len(tars))
-    return write_info(directory, [str(tar.relative_to(directory).as_posix()) for tar in tars], classes, source, licence)
+    return write_info(directory, names, classes, source, licence)
+
+
+def _index_remote(
+    location: Location,
+    classes: Sequence[str] | None,
+    reading: tuple[str, str],
+    origin: tuple[str, str],
+    progress: Progress | None,
+) -> DatasetInfo:
+    """`index_directory` on an object store: dataset.json is put there last."""
+    with tempfile.TemporaryDirectory(prefix="nml-ray-") as aside:
+        place = workplace(location, Path(aside))
+        _check_names(place.tars, str(location))
+        _, classes, source, licence = _earlier(place.path, classes, *origin)
+        options = IndexOptions(tuple(classes) if classes is not None else None, *reading)
+        place.bring_indices()
+        stale = place.stale(options)
+        done = len(place.tars) - len(stale)
+
+        def tell(_: str) -> None:
+            nonlocal done
+            done += 1
+            if progress:
+                progress(done, len(place.tars))
+
+        if progress and done:
+            progress(done, len(place.tars))
+        place.index(stale, options, tell)
+        info = write_info(place.path, place.tars, classes, source, licence)
+        remote.upload(place.path / FILE, location / FILE)
+        return info
+
+
+def _earlier(
+    directory: Path, classes: Sequence[str] | None, source: str, licence: str
+) -> tuple[dict[str, int], Sequence[str] | None, str, str]:
+    """The CRCs of the indices that an earlier dataset.json knows; classes, source and licence completed from it."""
+    if not (directory / FILE).exists():
+        return {}, classes, source, licence
+    earlier = read_info(directory)
+    named = earlier.classes != _numbers(len(earlier.classes))
+    classes = earlier.classes if classes is None and named else classes
+    known = {shard.name: shard.index_crc32 for shard in earlier.shards}
+    return known, classes, source or earlier.source, licence or earlier.licence
+
+
+def _check_names(tars: Sequence[str], directory: str) -> None:
+    if not tars:
+        raise UserError("holds no .tar", where=directory, expected="a directory of WebDataset tars")
+    seen: dict[str, str] = {}
+    for tar in tars:
+        name = tar.rpartition("/")[2]
+        if name in seen:
+            where = f"{directory}: {seen[name]}, {tar}"
+            raise UserError(f"two tars are named {name}", where=where, expected="different names")
+        seen[name] = tar
 
 
 def write_info(
@@ -121,7 +172,7 @@ def write_info(
     return info
 
 
-def set_known_bad(directory: Path, keys: Sequence[str]) -> DatasetInfo:
+def set_known_bad(directory: "Path | str | Location | Link", keys: Sequence[str]) -> DatasetInfo:
     """Record which samples are excluded (all of them, not in addition); the data set's digest follows.
 
     Raises:
@@ -137,7 +188,8 @@ def set_known_bad(directory: Path, keys: Sequence[str]) -> DatasetInfo:
     order = order[~np.isin(dataset.key_hash[order], key_hashes(keys))]
     changes = {"known_bad": tuple(sorted(keys)), "digest": rows_digest(rows, order)}
     info = dataset.info.model_copy(update=changes)
-    save_info(Path(directory), info)
+    place = dataset.directory
+    save_info(place if place.remote else place.local, info)
     return info
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ __all__ = ["Hole", "Loader", "LoaderPlan", "LoaderTimers", "Microbatch", "neares
 
 CHUNKS = 8, 64  # fewest and most samples that a thread takes at a time: numpy's calls are shared by a chunk's samples
 PREFETCH = 2  # steps decoded ahead of the consumer
+LOOK_AHEAD = 64  # steps whose tars are brought from an object store
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,14 @@ class Loader:
         Images are valid until the next step is asked for. An error of a thread is raised at the step it belongs to.
         The threads end with the iterator, or when it is closed.
         """
-        stream = _Stream(self)
+        stream = _Stream(self, start, stop)
         self._streams.append(stream)
         try:
             pending: deque[list[_PendingMicrobatch]] = deque()
             ahead = start
             for _ in range(start, stop):
                 while ahead < stop and len(pending) <= PREFETCH:
-                    pending.append(stream.request(ahead))
+                    pending.append(stream.request())
                     ahead += 1
                 began = time.perf_counter()
                 ready = [_assemble(request, self.timers) for request in pending.popleft()]
@@ -129,19 +131,33 @@ class _PendingMicrobatch:
 class _Stream:
     """The threads of one run through the steps, and the ring of batches that they fill."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, start: int, stop: int) -> None:
         self._loader, self._plan = loader, loader.plan
         self._reader = ShardReader(loader.dataset)
         self._ended = threading.Event()
         self._pool = ThreadPoolExecutor(loader.threads, thread_name_prefix="decode")
         self._ring: deque[PixelArray] = deque()
+        self._steps = iter(range(start, stop))
+        self._batches: deque[GlobalBatch] = deque()
 
-    def request(self, step: int) -> list[_PendingMicrobatch]:
-        """Have the threads fill the next batch of the ring with the microbatches of a step."""
-        batch, size = self._plan.schedule(step), self._plan.microbatch
+    def request(self) -> list[_PendingMicrobatch]:
+        """Have the threads fill the next batch of the ring with the microbatches of the next step."""
+        batch, size = self._next_step(), self._plan.microbatch
         own = worker_microbatches(len(batch.numbers) // size, self._loader.rank, self._loader.workers)
         images = self._next_batch(len(own))
         return [self._request_microbatch(batch, number, images[place]) for place, number in enumerate(own)]
+
+    def _next_step(self) -> GlobalBatch:
+        """Its global batch; the tars of the steps after it are brought here, where they lie on an object store."""
+        loader, size = self._loader, self._plan.microbatch
+        remote = loader.dataset.files.remote
+        for step in islice(self._steps, 1 + LOOK_AHEAD * remote - len(self._batches)):
+            self._batches.append(self._plan.schedule(step))
+            if remote:
+                microbatches = self._batches[-1].numbers.reshape(-1, size)
+                own = microbatches[worker_microbatches(len(microbatches), loader.rank, loader.workers)]
+                self._reader.prefetch(own.ravel(), loader.workers)
+        return self._batches.popleft()
 
     def _next_batch(self, microbatches: int) -> PixelArray:
         """uint8 [microbatches, N, H, W, C]: the one that the consumer has given up, once there are enough."""
@@ -170,6 +186,7 @@ class _Stream:
         """Drop what is not begun, let the threads stop at their next sample, and wait for that."""
         self._ended.set()
         self._pool.shutdown(cancel_futures=True)
+        self._reader.close()
 
 
 def _assemble(request: _PendingMicrobatch, timers: LoaderTimers) -> Microbatch:

@@ -9,7 +9,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.dataset_info import DatasetInfo, ShardInfo, read_info
 from nml_ray.data.files import OpenTar, check_index
 from nml_ray.data.index import index_path, read_index
+from nml_ray.data.remote_indexing import indices_aside
 from nml_ray.storage import remote
 from nml_ray.storage.location import Location
 from nml_ray.storage.patience import QUICK
@@ -165,11 +166,16 @@ class RemoteFiles:
         with tempfile.TemporaryDirectory(prefix="nml-ray-") as directory:
             tar = Path(directory) / shard.name
             tar.parent.mkdir(parents=True, exist_ok=True)
-            there = {one.name for one in remote.objects(self.location)}
-            for name in (shard.name, _index_name(shard.name)):
-                if name in there:
+            for name in (shard.name, _index_name(shard.name)):  # the index last: it must be the newer
+                try:
                     remote.download(self.location / name, Path(directory) / name)
+                except remote.NotThere:
+                    continue
             yield Path(directory)
+
+    def indices(self) -> AbstractContextManager[Path]:
+        """A temporary directory that holds all indices under their own names, as far as they are there."""
+        return indices_aside(self.location)
 
 
 def first_other(index: pa.Table, descriptor: int) -> str:

@@ -20,17 +20,17 @@ def contact_sheet(dataset: Dataset, rows: int = 12, columns: int = 10) -> Image.
     rows just follow one another, with the first caption of each beside it.
     """
     numbers = _rows(dataset, rows, columns)
-    reader = ShardReader(dataset)
+    images = ShardReader(dataset, whole=False).read_some([int(number) for _, row in numbers for number in row])
     height, width = (TILE + GAP) * len(numbers) + GAP, MARGIN + (TILE + GAP) * columns + GAP
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for r, (text, row) in enumerate(numbers):
         top = GAP + r * (TILE + GAP)
         pen.multiline_text((GAP, top + 4), _wrapped(text, pen, font), fill=_INK, font=font, spacing=2)
-        for c, number in enumerate(row):
+        for c in range(len(row)):
             left = MARGIN + c * (TILE + GAP)
             try:
-                image = open_image(reader.read(int(number)), 3)
+                image = open_image(next(images), 3)
             except UndecodableImage:
                 pen.rectangle((left, top, left + TILE - 1, top + TILE - 1), outline=_BAD)
                 pen.line((left, top, left + TILE - 1, top + TILE - 1), fill=_BAD)

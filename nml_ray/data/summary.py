@@ -122,10 +122,10 @@ def _caption_words(dataset: Dataset) -> NDArray[np.int64]:
 
 def _pixels(dataset: Dataset, look: int) -> tuple[dict[str, Spread], dict[str, int]]:
     """Sizes and modes by the headers of some images; what cannot be opened is counted as unreadable."""
-    reader, sizes, modes = ShardReader(dataset), [], Counter[str]()
-    for number in some(dataset, look):
+    reader, sizes, modes = ShardReader(dataset, whole=False), [], Counter[str]()
+    for data in reader.read_some(some(dataset, look).tolist()):
         try:
-            with Image.open(io.BytesIO(reader.read(int(number)))) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 sizes.append(image.size)
                 modes[image.mode] += 1
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

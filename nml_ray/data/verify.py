@@ -13,10 +13,13 @@ from nml_ray.data.dataset import column
 from nml_ray.data.dataset_info import DatasetInfo, ShardInfo, read_info
 from nml_ray.data.decode import UndecodableImage, decode_image
 from nml_ray.data.draw import Draws, key_hashes
+from nml_ray.data.files import files_of
 from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar, read_index
 from nml_ray.data.indexing import Progress, set_known_bad
 from nml_ray.data.processes import spread
 from nml_ray.data.rows import key_order, rows_digest
+from nml_ray.storage.link import Link, followed
+from nml_ray.storage.location import Location
 
 CHECKS = ("tars", "indices", "content", "labels", "keys", "digest", "images")
 NAMED = 20  # keys named for each shard and check
@@ -73,7 +76,7 @@ class Verdict:
 class ShardTask:
     """One shard to look at."""
 
-    directory: Path
+    place: Link | Path
     shard: ShardInfo
     classes: tuple[str, ...]
     key_prefix: str
@@ -94,7 +97,7 @@ class ShardFindings:
 
 
 def verify(
-    directory: Path,
+    directory: "Path | str | Location",
     *,
     decode: bool = True,
     mark_bad: bool = False,
@@ -104,7 +107,7 @@ def verify(
     """Read every tar through, compare it with its index and dataset.json, and decode every image.
 
     Args:
-        directory: of a data set.
+        directory: of a data set, or its URL.
         decode: also decode (most of the time).
         mark_bad: exclude undecodable images: add them to dataset.json's `known_bad`, if nothing else is wrong.
         workers: processes.
@@ -113,9 +116,10 @@ def verify(
     Raises:
         UserError: no dataset.json.
     """
-    info = read_info(directory)
+    place = followed(directory)
+    info = read_info(place.location if isinstance(place, Link) else place)
     bad = frozenset(info.known_bad)
-    tasks = (ShardTask(directory, shard, info.classes, info.key_prefix, bad, decode) for shard in info.shards)
+    tasks = (ShardTask(place, shard, info.classes, info.key_prefix, bad, decode) for shard in info.shards)
     findings: dict[str, ShardFindings] = {}
     sizes, done = {shard.name: shard.samples for shard in info.shards}, 0
     if progress:
@@ -127,7 +131,8 @@ def verify(
             progress(done, info.samples)
     parts = [findings[shard.name] for shard in info.shards]
     problems = [problem for part in parts for problem in part.problems]
-    problems += _over_all(directory, info)
+    with files_of(place).indices() as indices:
+        problems += _over_all(indices, info)
     undecodable = tuple(one for part in parts for one in part.undecodable)
     samples = sum(part.samples for part in parts)
     looked_at = {
@@ -139,14 +144,18 @@ def verify(
     mended = tuple(key for part in parts for key in part.mended)
     marked = bool(mark_bad and undecodable and not problems)
     if marked:
-        set_known_bad(directory, sorted({*bad, *(one.key for one in undecodable)}))
+        set_known_bad(place, sorted({*bad, *(one.key for one in undecodable)}))
     return Verdict(info, looked_at, tuple(problems), undecodable, len(bad), mended, marked)
 
 
 def look_at(task: ShardTask) -> ShardFindings:
     """Everything that can be seen in one shard alone."""
+    with files_of(task.place).checkout(task.shard) as directory:
+        return _look_at(task, directory / task.shard.name)
+
+
+def _look_at(task: ShardTask, tar: Path) -> ShardFindings:
     found = ShardFindings(task.shard.name)
-    tar = task.directory / task.shard.name
     problem = _reporter(found)
     if not tar.is_file():
         problem("tars", "is missing")
@@ -154,7 +163,7 @@ def look_at(task: ShardTask) -> ShardFindings:
     size = tar.stat().st_size
     if size != task.shard.bytes:
         problem("tars", f"has {size:,} bytes, not the {task.shard.bytes:,} of dataset.json")
-    index = _index(task, found)
+    index = _index(task, tar, found)
     options = IndexOptions(task.classes or None, task.key_prefix)
     if index is not None:
         facts = index_facts(index)["options"]
@@ -186,8 +195,8 @@ def _reporter(found: ShardFindings) -> Callable[[str, str], None]:
     return problem
 
 
-def _index(task: ShardTask, found: ShardFindings) -> pa.Table | None:
-    path = index_path(task.directory / task.shard.name)
+def _index(task: ShardTask, tar: Path, found: ShardFindings) -> pa.Table | None:
+    path = index_path(tar)
     try:
         index = read_index(path, task.shard.index_crc32)
     except UserError as error:

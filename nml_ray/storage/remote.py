@@ -15,7 +15,7 @@ from nml_ray.storage.patience import Incomplete, NotThere, Patience, persistent
 if TYPE_CHECKING:
     import pyarrow.fs
 
-__all__ = ["NotThere", "Object", "download", "filesystem", "objects", "read", "read_range", "remove", "upload"]
+__all__ = ["NotThere", "Object", "download", "etag", "filesystem", "objects", "read", "read_range", "remove", "upload"]
 
 BLOCK = 8 << 20  # bytes of one request: what a dropped connection costs
 CONNECT, SILENCE = 10, 20  # seconds until a connection, and without a byte, until a request counts as dropped
@@ -108,6 +108,21 @@ def read(location: Location, patience: Patience | None = None) -> bytes:
         UserError: it is not there, or cannot be read.
     """
     return persistent(lambda: _block(location, 0, None), str(location), patience)
+
+
+def etag(location: Location, patience: Patience | None = None) -> str:
+    """What names the version of an object; "" where the store has no such name.
+
+    Raises:
+        UserError: it is not there.
+    """
+
+    def asked() -> str:
+        with filesystem(location).open_input_file(location.path) as file:
+            facts = {str(name).lower(): value for name, value in (file.metadata() or {}).items()}
+        return facts.get("etag", b"").decode().strip('"')
+
+    return persistent(asked, str(location), patience)
 
 
 def read_range(location: Location, offset: int, size: int, patience: Patience | None = None) -> bytes:
