@@ -56,3 +56,13 @@ def test_uniform_lies_in_the_unit_interval():
 def test_different_hashes_never_draw_the_same_number():
     drawn = draw("order", 1, np.arange(100_000, dtype=np.uint64), 7)
     assert len(np.unique(drawn)) == len(drawn)
+
+
+def test_many_draws_are_those_of_their_parts():
+    hashes = key_hashes(str(number) for number in range(70_000))
+    repeat = np.arange(70_000) % 3
+    for fields in ((), (4,), (4, repeat), (repeat, 9)):
+        whole = draw("crop", 5, hashes, *fields)
+        for part in (slice(0, 7), slice(65_530, 65_540), slice(69_990, None)):
+            own = [field[part] if isinstance(field, np.ndarray) else field for field in fields]
+            np.testing.assert_array_equal(whole[part], draw("crop", 5, hashes[part], *own))

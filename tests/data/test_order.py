@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nml_ray.config.errors import UserError
-from nml_ray.data.draw import key_hashes
+from nml_ray.data.draw import draw, draw_one, key_hashes
 from nml_ray.data.order import (
     Lanes,
     default_lanes,
@@ -88,6 +88,37 @@ def test_every_sample_is_fed_once_or_dropped(case):
     samples, times = np.unique(fed, return_counts=True)
     assert set(times.tolist()) == {arguments["repeats"]}
     assert sorted([*samples.tolist(), *order.dropped.tolist()]) == list(range(len(hashes)))
+
+
+def lanes_as_written(hashes, sizes, lanes, block, seed, epoch, batch):
+    """`order: lanes` as its contract words it, sample by sample."""
+    names, starts = [f"x-{i}.tar" for i in range(len(sizes))], np.cumsum([0, *sizes]).tolist()
+    drawn = draw("order", seed, hashes, epoch).tolist()
+    stream = []
+    for shard in sorted(range(len(sizes)), key=lambda s: draw_one("shards", seed, names[s], epoch)):
+        stream += range(starts[shard], starts[shard + 1])
+    turn = draw_one("rotate", seed, "", epoch) % len(stream)
+    stream = stream[turn:] + stream[:turn]
+    steps = len(stream) // batch
+    run, own = steps * batch // lanes, batch // lanes
+    mixed = []
+    for lane in range(lanes):
+        part = stream[lane * run : (lane + 1) * run]
+        cut = [part[k : k + block] for k in range(0, run, block)]
+        mixed.append([sample for one in cut for sample in sorted(one, key=lambda sample: drawn[sample])])
+    return [[sample for lane in mixed for sample in lane[k * own : (k + 1) * own]] for k in range(steps)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 6), st.integers(1, 4), st.integers(1, 50))
+def test_lanes_are_as_written(sizes, lanes, own, block):
+    batch = lanes * own
+    if sum(sizes) < batch:
+        return
+    hashes = key_hashes(f"k{i}" for i in range(sum(sizes)))
+    order = epoch_order(hashes, seed=3, epoch=1, batch=batch, lanes=layout(sizes, lanes, block))
+    expected = lanes_as_written(hashes, sizes, lanes, block, 3, 1, batch)
+    assert [order.batch(step).tolist() for step in range(order.steps)] == expected
 
 
 @settings(max_examples=50, deadline=None)
