@@ -32,7 +32,8 @@ def by_torch(crop: PixelArray, size: int) -> PixelArray:
     batch = torch.from_numpy(np.require(crop, requirements=("C", "W")))[None].permute(0, 3, 1, 2)
     height, width = crop.shape[:2]
     # Tall crops are resized vertically first, as PIL 13 does: bytes are rounded between the passes.
-    if height - size > 2 * max(0, width - size):
+    # Not where one pass is all there is: torch would copy the other's bytes with threads of its own.
+    if width != size and height - size > 2 * max(0, width - size):
         batch = _bicubic(batch, size, width)
     return cast(PixelArray, _bicubic(batch, size, size)[0].permute(1, 2, 0).numpy())
 

@@ -1,6 +1,10 @@
 """What an encoder is trained on is what PIL would give it, within bounds of the faithful default."""
 
 import io
+import os
+from functools import partial
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -28,7 +32,7 @@ def test_photographs_are_faithful_to_the_pil_chain(scale):
     draws = CropDraws(ResizedCropAugmentation(scale=scale), 1, key_hashes(map(str, range(60))), 0)
     decibels, differences = [], []
     for row, data in enumerate(photos):
-        ours = train_image(data, size=224, box=lambda w, h, row=row: draws.box(row, w, h))
+        ours = train_image(data, size=224, box=partial(draws.box, row))
         difference = ours.astype(float) - by_reference(data, draws.box(row, 500, 375), 224)
         decibels.append(10 * np.log10(255**2 / np.mean(difference**2)))
         differences.append(difference.mean())
@@ -88,6 +92,28 @@ def test_the_thread_settings_are_left_alone_and_give_the_same_bits():
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(*results)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux tells them")
+@pytest.mark.parametrize(("height", "width"), [(360, 300), (300, 360), (900, 250), (900, 310), (250, 900), (200, 200)])
+def test_no_shape_makes_torch_start_threads(height, width):
+    pixels = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    before = torch.get_num_threads()
+    started: list[int] = []
+
+    def work():
+        running = len(os.listdir("/proc/self/task"))
+        resample(pixels, (0, 0, width, height), 300)
+        started.append(len(os.listdir("/proc/self/task")) - running)
+
+    try:
+        torch.set_num_threads(4)
+        thread = Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert started == [0]
 
 
 def test_flips_and_boxes_depend_on_the_copy():
