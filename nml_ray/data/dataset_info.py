@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from nml_ray.config.errors import UserError
 from nml_ray.config.settings import Settings
 from nml_ray.storage.atomic import write_json
+from nml_ray.storage.link import Link, followed
 from nml_ray.storage.location import Location
 from nml_ray.storage.patience import Patience
 
@@ -54,12 +55,14 @@ class DatasetInfo(Settings):
     """What indexing noticed: members and samples skipped, keys that agree after normalisation."""
 
 
-def read_info(directory: Path | Location, patience: Patience | None = None) -> DatasetInfo:
-    """What dataset.json of a directory holds. `patience`: with an object store.
+def read_info(directory: Path | Location | Link, patience: Patience | None = None) -> DatasetInfo:
+    """What dataset.json of a directory, or of the one that a link leads to, holds. `patience`: with an object store.
 
     Raises:
         UserError: missing, malformed or of another version; an object store that cannot be reached.
     """
+    place = followed(directory)
+    directory = place.location if isinstance(place, Link) else place
     path = directory / FILE
     expected = f"a directory of indexed tars; make it with `nml-ray data index {directory}`"
     try:

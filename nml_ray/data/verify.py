@@ -117,7 +117,7 @@ def verify(
         UserError: no dataset.json.
     """
     place = followed(directory)
-    info = read_info(place.location if isinstance(place, Link) else place)
+    info = read_info(place)
     bad = frozenset(info.known_bad)
     tasks = (ShardTask(place, shard, info.classes, info.key_prefix, bad, decode) for shard in info.shards)
     findings: dict[str, ShardFindings] = {}

@@ -14,6 +14,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.features.config import SPLITS, ExtractSettings
 from nml_ray.features.store import feature_path
+from nml_ray.storage.link import linked_names
 
 SUMS_SUFFIX = ".sums.npz"
 
@@ -77,7 +78,9 @@ def splits_of(plan: ExtractionPlan) -> list[str]:
     Raises:
         UserError: a named split is absent, or there is none.
     """
-    there = sorted(path.parent.name for path in Path(plan.data).glob("*/dataset.json"))
+    there = sorted(
+        [path.parent.name for path in Path(plan.data).glob("*/dataset.json")] + linked_names(Path(plan.data))
+    )
     named = ExtractSettings.model_validate(plan.settings).splits
     for split in named or ():
         if split not in there:

@@ -25,6 +25,7 @@ from nml_ray.config.document import plain
 from nml_ray.data.config import NoiseArm, NoiseSettings
 from nml_ray.features.config import ExtractSettings
 from nml_ray.models.config import EncoderSettings
+from nml_ray.storage.link import Link
 from nml_ray.study import sources
 from nml_ray.study.job import DOWNSTREAM, Job
 from nml_ray.study.plan import Given
@@ -101,7 +102,7 @@ class _Expansion:
         self.stages.append(stage)
         return name
 
-    def add_given(self, name: str, kind: str, settings: Mapping[str, Any], links: Mapping[str, Path]) -> str:
+    def add_given(self, name: str, kind: str, settings: Mapping[str, Any], links: Mapping[str, Path | Link]) -> str:
         self.stages.append(Stage(name, kind, 1, plain(settings), ""))
         self.given[name] = Given(links)
         return name
@@ -116,7 +117,11 @@ class _Expansion:
             return
         assert data.shards is not None
         lanes = self.job.pretrain is not None and self.job.pretrain.order.kind == "lanes"
-        directories = {split: Path(path) for split, path in data.shards.splits().items()}
+        run = self.job.run
+        directories = {
+            split: sources.place(split, path, run.shard_cache, run.shard_cache_size)
+            for split, path in data.shards.splits().items()
+        }
         for use, splits in (("pretrain", ("pretrain",)), ("downstream", DOWNSTREAM)):
             links = {split: directories[split] for split in splits if split in directories}
             wanted = self.job.extracts() if use == "downstream" else bool(self.job.pretrain or self.job.noise)
@@ -124,6 +129,8 @@ class _Expansion:
                 # Features are stored by shard, in its order.
                 layout = lanes or use == "downstream"
                 digests = {split: sources.dataset_identity(split, path, layout) for split, path in links.items()}
+                if use == "pretrain" and self.job.pretrain and not lanes:
+                    sources.refuse_full_order(links[use])
                 name = self.add_given(f"shards/{use}", "shards", {"given": digests}, links)
                 self.shards |= dict.fromkeys(links, name)
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nml_ray.analysis.config import SpectrumSettings
 from nml_ray.config.document import Document, load
+from nml_ray.config.errors import UserError
 from nml_ray.config.override import override
 from nml_ray.config.settings import Count, Settings
 from nml_ray.config.validate import Misplaced, validate
@@ -15,6 +16,7 @@ from nml_ray.features.config import ExtractSettings, GivenFeatures
 from nml_ray.heads.config import HeadsSettings
 from nml_ray.models.config import EncoderSettings
 from nml_ray.pretrain.config import PretrainSettings
+from nml_ray.storage.shard_cache import DEFAULT_SIZE, size_of
 
 DOWNSTREAM = ("train", "validation", "test", "ood")
 
@@ -42,6 +44,20 @@ class RunSettings(Settings):
     """Processes that extract features side by side."""
     head_workers: Count | None = None
     """Processes that fit heads side by side, on one CPU each; as many as there are CPUs when left out."""
+    shard_cache: str = ""
+    """Directory on each machine's own disk that keeps tars of object stores; the user's cache directory when left
+    out."""
+    shard_cache_size: str = DEFAULT_SIZE
+    """Most that it may hold, such as 200GB, of all jobs and processes of a machine together."""
+
+    @field_validator("shard_cache_size")
+    @classmethod
+    def _is_a_size(cls, text: str) -> str:
+        try:
+            size_of(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return text
 
 
 class Job(Settings):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nml_ray.storage.link import Link
 from nml_ray.study.graph import ordered
 from nml_ray.study.stage import Stage, digests
 
@@ -15,7 +16,7 @@ State = Literal["cached", "to do", "given"]
 class Given:
     """Data of the user's that stands in for a stage: links by name in the artifact's directory, the digest hashed."""
 
-    links: Mapping[str, Path]
+    links: Mapping[str, Path | Link]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from nml_ray.config.errors import UserError
 from nml_ray.storage import lease
 from nml_ray.storage.artifact import Artifact, Store
+from nml_ray.storage.link import Link, write_link
 from nml_ray.study.graph import batches
 from nml_ray.study.plan import Given, Planned
 from nml_ray.study.record import machine, versions
@@ -101,7 +102,10 @@ def _link(planned: Planned, data: Given, directory: Path) -> Artifact:
     for old in directory.iterdir():
         old.unlink()
     for name, target in data.links.items():
-        (directory / name).symlink_to(target.absolute())
+        if isinstance(target, Link):
+            write_link(directory / name, target)
+        else:
+            (directory / name).symlink_to(target.absolute())
     record = {"given": {name: str(target) for name, target in data.links.items()}}
     return Artifact(planned.stage.kind, planned.digest, directory, record)
 

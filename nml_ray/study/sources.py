@@ -8,6 +8,9 @@ from typing import Any
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage.digest import digest_of, digest_of_file
+from nml_ray.storage.link import Link
+from nml_ray.storage.location import locate
+from nml_ray.storage.shard_cache import size_text
 
 
 def icons_digest() -> str:
@@ -15,16 +18,61 @@ def icons_digest() -> str:
     return digest_of_file(Path(str(files("nml_ray.data.icons").joinpath("icons.parquet"))))
 
 
-def dataset_identity(split: str, directory: Path, layout: bool) -> dict[str, Any]:
-    """The digest of a directory of tars, from its dataset.json; indexes the tars first where there is none.
+def place(split: str, text: str, cache: str, cache_size: str) -> Path | Link:
+    """Where a split lies: a directory, or a link to an object store that is read through a cache of this size.
+
+    Raises:
+        UserError: a URL that cannot be read.
+    """
+    location = locate(text, f"data.shards.{split}")
+    return Link(str(location), cache, cache_size) if location.remote else location.local
+
+
+def dataset_identity(split: str, directory: Path | Link, layout: bool) -> dict[str, Any]:
+    """The digest of a directory of tars, from its dataset.json; indexes local tars first where there is none.
 
     With `layout` the shards' names and contents count too, for orders that depend on them.
 
     Raises:
-        UserError: no such directory, no tars, or tars that cannot be indexed.
+        UserError: no such directory, no tars, or tars that cannot be indexed; an object store that cannot be reached.
     """
-    where = f"data.shards.{split}"
+    info = _info(directory) if isinstance(directory, Link) else _local_info(split, directory)
+    file = f"{directory}/dataset.json"
+    try:
+        identity = {"digest": info["digest"], "classes": len(info["classes"])}  # noise and heads depend on K
+        shards = [[Path(shard["name"]).name, shard["digest"]] for shard in info["shards"]]
+    except (KeyError, TypeError) as error:
+        raise _unreadable(file, error, directory) from None
+    return {**identity, "layout": digest_of(sorted(shards))} if layout else identity
+
+
+def refuse_full_order(directory: Path | Link) -> None:
+    """Refuse to shuffle all samples of an object store's data set that the shard cache cannot hold.
+
+    Raises:
+        UserError: it would bring every tar for a few samples, over and over.
+    """
+    if not isinstance(directory, Link):
+        return
+    size, limit = sum(shard["bytes"] for shard in _info(directory)["shards"]), directory.shard_cache().limit
+    if size > limit:
+        raise UserError(
+            f"a full shuffle of {size_text(size)} on an object store through a shard cache of {size_text(limit)}",
+            where="pretrain.order",
+            expected=f"`order: lanes`, or run.shard_cache_size: {-(-size // 10**9)}GB",
+        )
+
+
+def _info(link: Link) -> dict[str, Any]:
+    from nml_ray.data.dataset_info import read_info
+    from nml_ray.storage.patience import QUICK
+
+    return read_info(link, QUICK).model_dump(mode="json")
+
+
+def _local_info(split: str, directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
+        where = f"data.shards.{split}"
         raise UserError(f"'{directory}' is no directory", where=where, expected="a directory of WebDataset tars")
     file = directory / "dataset.json"
     if not file.exists():
@@ -32,13 +80,15 @@ def dataset_identity(split: str, directory: Path, layout: bool) -> dict[str, Any
 
         index_directory(directory)
     try:
-        info = json.loads(file.read_bytes())
-        identity = {"digest": info["digest"], "classes": len(info["classes"])}  # noise and heads depend on K
-        shards = [[Path(shard["name"]).name, shard["digest"]] for shard in info["shards"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        again = f"one written by `nml-ray data index {directory}`"
-        raise UserError(f"cannot be read ({error})", where=str(file), expected=again) from None
-    return {**identity, "layout": digest_of(sorted(shards))} if layout else identity
+        info: dict[str, Any] = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(file), error, directory) from None
+    return info
+
+
+def _unreadable(file: str, error: Exception, directory: Path | Link) -> UserError:
+    again = f"one written by `nml-ray data index {directory}`"
+    return UserError(f"cannot be read ({error})", where=file, expected=again)
 
 
 def file_digest(path: Path, what: str) -> str:
