@@ -22,7 +22,8 @@ class EpochCurve:
     """One epoch of pre-training. `*_flipped` are None for an arm without flipped samples.
 
     `accuracy_flipped` is against the given (wrong) label: how far the noise has been fitted. `recovered_flipped` is
-    against the clean label of the same samples.
+    against the clean label of the same samples; None where captions are fed. `zero_shot` is the accuracy on downstream
+    images of classes that are known by their names alone.
     """
 
     epoch: int
@@ -31,6 +32,8 @@ class EpochCurve:
     loss_flipped: float | None
     accuracy_flipped: float | None
     recovered_flipped: float | None
+    zero_shot: float | None = None
+    zero_shot_top5: float | None = None
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,15 @@ def _training(arms: Sequence[ArmResult], palette: Palette) -> list[Section]:
         "fitted": "Against the wrong label given. Rising: noise is being learnt by heart.",
         "recovered": "Against the data set's own label, never shown for these samples. Rising: the classes are learnt "
         "in spite of the noise.",
+        "zero-shot": "An image belongs to the class whose name, in prompts, is closest to it.",
     }
+    if any(arm.kind == "caption_swap" for arm in arms):  # captions stand for labels
+        captions |= {
+            "loss": f"Contrastive loss within the batch: own captions {clean}, swapped {flipped}. A wide gap: the "
+            "wrong captions are not fitted.",
+            "clean": "The own caption is the closest to the image of all in the batch.",
+            "fitted": "The wrong caption given is the closest of the batch. Rising: noise is being learnt by heart.",
+        }
     return [
         Section(
             "training",

@@ -18,6 +18,7 @@ CURVES = {
     "clean": ("Clean samples predicted right", "% of clean samples", 100, ("accuracy_clean",)),
     "fitted": ("Flipped samples: the wrong label predicted", "% of flipped samples", 100, ("accuracy_flipped",)),
     "recovered": ("Flipped samples: the true label predicted", "% of flipped samples", 100, ("recovered_flipped",)),
+    "zero-shot": ("Downstream images classified by class names", "% of images", 100, ("zero_shot",)),
 }
 
 

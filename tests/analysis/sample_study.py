@@ -85,6 +85,7 @@ def curves(ratio: str, seed: int, epochs: int = 12) -> tuple[EpochCurve, ...]:
                 loss_flipped=4.8 + 1.8 * done - noise if noise else None,
                 accuracy_flipped=fitted if noise else None,
                 recovered_flipped=recovered if noise else None,
+                zero_shot=0.8 * clean,
             )
         )
     return tuple(found)
