@@ -45,8 +45,10 @@ class Files(Protocol):
         """The index of a tar, mapped, and checked against dataset.json and the tar's size and age."""
         ...
 
-    def tar(self, shard: ShardInfo, index: pa.Table, release: Callable[[], bool] = ...) -> OpenTar:
-        """A tar, open for reading. `release`: see `ShardCache.fetch`."""
+    def tar(
+        self, shard: ShardInfo, index: pa.Table, release: Callable[[], bool] = ..., check: Callable[[], None] = ...
+    ) -> OpenTar:
+        """A tar, open for reading. `release`: see `ShardCache.fetch`; `check`: see `remote.download`."""
         ...
 
     def checkout(self, shard: ShardInfo) -> AbstractContextManager[Path]:
@@ -123,7 +125,13 @@ class LocalFiles:
             raise UserError("was changed after it was indexed", where=str(tar), expected=again)
         return table
 
-    def tar(self, shard: ShardInfo, index: pa.Table, release: Callable[[], bool] = lambda: False) -> OpenTar:
+    def tar(
+        self,
+        shard: ShardInfo,
+        index: pa.Table,
+        release: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] = lambda: None,
+    ) -> OpenTar:
         """A tar, open for reading: one that is gone or changed is told at once, other errors are tried again first.
 
         Raises:
@@ -143,7 +151,8 @@ class LocalFiles:
         Raises:
             UserError: it is gone, or of another size.
         """
-        return os.pread(self.tar(shard, pa.table({})).descriptor, size, offset)
+        tar = self.tar(shard, pa.table({}))
+        return os.pread(tar.descriptor, size, offset)
 
     @contextmanager
     def checkout(self, shard: ShardInfo) -> Iterator[Path]:

@@ -185,8 +185,8 @@ class _Stream:
     def end(self) -> None:
         """Drop what is not begun, let the threads stop at their next sample, and wait for that."""
         self._ended.set()
-        self._pool.shutdown(cancel_futures=True)
         self._reader.close()
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _assemble(request: _PendingMicrobatch, timers: LoaderTimers) -> Microbatch:

@@ -3,10 +3,11 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
-from nml_ray.data.remote_files import RemoteFiles, Stopped
+from nml_ray.data.remote_files import RemoteFiles
 
 THREADS = 4  # tars on their way at once
 SHARE = 0.25  # of the cache, for tars that have not been read yet: the rest is for those that are being read
@@ -60,11 +61,13 @@ class Prefetcher:
     def _work(self) -> None:
         while (shard := self._next()) is not None:
             try:
-                self._files.bring_ahead(
-                    self._dataset.info.shards[shard], self._dataset.tables[shard], lambda: self._closed
-                )
-            except (UserError, OSError, Stopped):
+                self._files.bring_ahead(self._dataset.info.shards[shard], self._dataset.tables[shard], self._check)
+            except (UserError, OSError, CancelledError):
                 self.used(shard)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise CancelledError
 
     def _next(self) -> int | None:
         """The next tar, once there is room for it; None at the end."""

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
@@ -41,6 +41,7 @@ class ShardReader:
         self._by_request = dataset.files.remote and not whole
         self._open: dict[int, OpenTar] = {}  # in the order of their opening
         self._lock = threading.Lock()
+        self._closed = False
 
     def read(self, number: int) -> bytes:
         """The bytes of a sample's image member.
@@ -110,10 +111,10 @@ class ShardReader:
             self._prefetcher.ask(shards[first].tolist(), share)
 
     def close(self) -> None:
-        """Let go of the tars and end what is brought in the background. It may be used again."""
+        """Let go of the tars and end what is being brought; who waits for that gets a `CancelledError`."""
+        self._closed = True
         if "_prefetcher" in self.__dict__:
             self._prefetcher.close()
-            del self._prefetcher
         with self._lock:
             self._open.clear()
 
@@ -152,26 +153,32 @@ class ShardReader:
 
     def _pread(self, shard: int, offset: int, size: int) -> bytes:
         for pause in RETRY_AFTER:
+            tar = self._tar(shard)  # held until it is read: another thread may let go of it meanwhile
             try:
-                return os.pread(self._tar(shard).descriptor, size, offset)
+                return os.pread(tar.descriptor, size, offset)
             except OSError:
                 with self._lock:
                     self._open.pop(shard, None)
                 time.sleep(pause)
-        return os.pread(self._tar(shard).descriptor, size, offset)
+        tar = self._tar(shard)
+        return os.pread(tar.descriptor, size, offset)
 
     def _tar(self, shard: int) -> OpenTar:
         if opened := self._open.get(shard):
             return opened
         dataset = self._dataset
-        opened = dataset.files.tar(dataset.info.shards[shard], dataset.tables[shard], self._release)
+        opened = dataset.files.tar(dataset.info.shards[shard], dataset.tables[shard], self._release, self._check)
         with self._lock:
-            self._open[shard] = opened
+            opened = self._open.setdefault(shard, opened)
             if len(self._open) > self._limit:
                 del self._open[next(iter(self._open))]  # closed when the last thread that reads it lets go
         if "_prefetcher" in self.__dict__:
             self._prefetcher.used(shard)
         return opened
+
+    def _check(self) -> None:
+        if self._closed:
+            raise CancelledError
 
     def _release(self) -> bool:
         """Let go of the tar that has been open for longest."""

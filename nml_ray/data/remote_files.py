@@ -23,14 +23,10 @@ from nml_ray.data.index import index_path, read_index
 from nml_ray.data.remote_indexing import indices_aside
 from nml_ray.storage import remote
 from nml_ray.storage.location import Location
-from nml_ray.storage.patience import QUICK
+from nml_ray.storage.patience import QUICK, Patience
 from nml_ray.storage.shard_cache import INDEX_SUFFIX, ShardCache, size_text
 
 _TRIES = 2  # of a file that is not what it should be: pyarrow does not notice an answer that is shorter than its range
-
-
-class Stopped(Exception):
-    """What was being brought is not wanted any more."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +102,18 @@ class RemoteFiles:
             expected = f"an index; make it anew with `nml-ray data index {self.location}`"
             raise UserError("is damaged, or another than dataset.json knows", where=str(source), expected=expected)
 
-        table = read_index(self.cache.fetch(name, size, bring).path, shard.index_crc32)
+        held = self.cache.fetch(name, size, bring)  # in use until it is mapped
+        table = read_index(held.path, shard.index_crc32)
         check_index(table, shard, shard.bytes, str(self.location / shard.name), self._again)
         return table
 
-    def tar(self, shard: ShardInfo, index: pa.Table, release: Callable[[], bool] = lambda: False) -> OpenTar:
+    def tar(
+        self,
+        shard: ShardInfo,
+        index: pa.Table,
+        release: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] = lambda: None,
+    ) -> OpenTar:
         """A tar from the cache, brought there if need be; its images are then compared with the index.
 
         Raises:
@@ -118,33 +121,33 @@ class RemoteFiles:
         """
 
         def bring(target: int) -> None:
-            self._bring_tar(shard, index, target)
+            self._bring_tar(shard, index, target, check)
 
         return self.cache.fetch(_tar_name(shard), shard.bytes, bring, release)
 
-    def bring_ahead(self, shard: ShardInfo, index: pa.Table, stopped: Callable[[], bool]) -> None:
-        """Bring a tar to the cache, if there is room.
+    def bring_ahead(self, shard: ShardInfo, index: pa.Table, check: Callable[[], None]) -> None:
+        """Bring a tar to the cache, if there is room, without much patience.
 
         Raises:
             UserError: as `tar`.
-            Stopped: `stopped` said so.
         """
 
-        def go_on(_: int) -> None:
-            if stopped():
-                raise Stopped
-
         def bring(target: int) -> None:
-            self._bring_tar(shard, index, target, go_on)
+            self._bring_tar(shard, index, target, check, QUICK)
 
         self.cache.fetch(_tar_name(shard), shard.bytes, bring, patience=0)
 
     def _bring_tar(
-        self, shard: ShardInfo, index: pa.Table, target: int, progress: Callable[[int], None] = lambda done: None
+        self,
+        shard: ShardInfo,
+        index: pa.Table,
+        target: int,
+        check: Callable[[], None],
+        patience: Patience | None = None,
     ) -> None:
         source = self.location / shard.name
         for _ in range(_TRIES):
-            remote.download(source, target, shard.bytes, progress=progress)
+            remote.download(source, target, shard.bytes, patience=patience, check=check)
             wrong = first_other(index, target)
             if not wrong:
                 return

@@ -54,13 +54,16 @@ QUICK = Patience(total=15.0)
 """For a user who waits: planning, the first look at a data set."""
 
 
-def persistent(action: Callable[[], Result], where: str, patience: Patience | None = None) -> Result:
+def persistent(
+    action: Callable[[], Result], where: str, patience: Patience | None = None, check: Callable[[], None] = lambda: None
+) -> Result:
     """The result of an action on an object store, tried again while its errors may pass.
 
     Args:
         action: repeatable.
         where: the URL, for messages.
         patience: how long.
+        check: called twice a second between two tries; what it raises is raised here.
 
     Raises:
         UserError: it lasted too long, or cannot pass (no such object, access denied).
@@ -84,7 +87,14 @@ def persistent(action: Callable[[], Result], where: str, patience: Patience | No
                     where=where,
                     expected="a server that answers; what was finished is kept",
                 ) from None
-        time.sleep(pause)
+        _sleep(pause, check)
+
+
+def _sleep(seconds: float, check: Callable[[], None]) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, 0.5))
 
 
 def lasting(error: OSError, where: str) -> UserError | None:

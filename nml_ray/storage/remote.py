@@ -149,7 +149,7 @@ def download(
     size: int | None = None,
     *,
     patience: Patience | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    check: Callable[[], None] = lambda: None,
 ) -> int:
     """Bring an object to a local file, block by block; a dropped connection costs the block.
 
@@ -158,7 +158,7 @@ def download(
         target: a path, or the descriptor of a file open for writing, written from its beginning.
         size: bytes that it must have.
         patience: for each block.
-        progress: called with the bytes that have come.
+        check: called before each block and between tries; what it raises is raised here.
 
     Returns:
         Its bytes.
@@ -169,9 +169,9 @@ def download(
     """
     if isinstance(target, Path):
         with open(target, "wb") as opened:
-            return download(location, opened.fileno(), size, patience=patience, progress=progress)
+            return download(location, opened.fileno(), size, patience=patience, check=check)
     source = filesystem(location)
-    file = persistent(lambda: source.open_input_file(location.path), str(location), patience)
+    file = persistent(lambda: source.open_input_file(location.path), str(location), patience, check)
     with file:
         total = file.size()
         if size is not None and total != size:
@@ -189,8 +189,8 @@ def download(
                     raise Incomplete(f"{len(data)} bytes came of {wanted}")
                 return data
 
-            _write(target, persistent(block, str(location), patience), offset)
-            progress(offset + wanted)
+            check()
+            _write(target, persistent(block, str(location), patience, check), offset)
     return int(total)
 
 

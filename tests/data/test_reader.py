@@ -2,6 +2,8 @@
 
 import errno
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -80,3 +82,20 @@ def test_an_index_older_than_its_tar_is_refused(dataset):
         Dataset.open(tar.parent)
     index_directory(tar.parent)
     assert len(Dataset.open(tar.parent)) == 5
+
+
+def test_threads_that_open_and_close_the_same_tars(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "RETRY_AFTER", ())  # a descriptor that was closed too early is no passing error
+    samples = [Sample(f"key-{number}", b"image %03d" % number, "png", 0) for number in range(40)]
+    write_shards(samples, tmp_path, samples_per_shard=4, classes=["a"])
+    dataset = Dataset.open(tmp_path)
+    expected = [b"image %03d" % int(dataset.key(number)[4:]) for number in range(40)]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            reading = ShardReader(dataset, open_files=2)
+            with ThreadPoolExecutor(6) as pool:
+                assert list(pool.map(reading.read, range(40))) == expected
+    finally:
+        sys.setswitchinterval(switch)

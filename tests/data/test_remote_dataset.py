@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import CancelledError
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +27,7 @@ from nml_ray.data.reader import ShardReader
 from nml_ray.data.schedule import Schedule
 from nml_ray.data.shards import Sample, write_shards
 from nml_ray.data.verify import verify
-from nml_ray.storage import patience
+from nml_ray.storage import patience, remote
 from nml_ray.storage.link import Link
 from nml_ray.storage.patience import Patience
 from nml_ray.storage.shard_cache import _listed
@@ -139,8 +141,6 @@ def test_a_server_that_never_recovers_is_told(bucket, url, tmp_path):
 
 
 def test_a_shard_removed_or_replaced_while_training(bucket, url, local, tmp_path):
-    from nml_ray.storage import remote
-
     there = Dataset.open(link(url, tmp_path))
     names = [shard.name for shard in there.info.shards]
     steps = loader(there, OrderSettings(kind="lanes", lanes=1, shuffle_block=4)).steps(0, 6)
@@ -159,8 +159,6 @@ def test_a_shard_removed_or_replaced_while_training(bucket, url, local, tmp_path
 
 
 def test_opening_tells_what_is_wrong(bucket, url, tmp_path):
-    from nml_ray.storage import remote
-
     with pytest.raises(UserError, match=r"dataset\.json: is missing; .*`nml-ray data index s3://"):
         Dataset.open(bucket.at("elsewhere"))
     with pytest.raises(UserError, match="no-such-bucket-here"):
@@ -275,3 +273,25 @@ def test_a_changed_data_set_is_noticed(bucket, url, local, tmp_path):
     assert ShardReader(after).read(0) == ShardReader(Dataset.open(other)).read(0)
     assert json.loads((other / "dataset.json").read_text())["digest"] == after.digest
     assert index_path(other / "shard-000000.tar").exists()
+
+
+def test_a_loader_that_is_left_waits_for_no_server(bucket, url, tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE", Patience(first=5, total=600))
+    there = Dataset.open(link(url, tmp_path))
+    bucket.faults.spoil = lambda method, path: Fault(status=503) if path.endswith(".tar") else None
+    loading = loader(there)
+    caught: list = []
+
+    def consume() -> None:
+        try:
+            next(loading.steps(0, 4))
+        except BaseException as error:
+            caught.append(error)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    while not bucket.faults.count("HEAD", ".tar"):
+        time.sleep(0.02)
+    loading.close()
+    consumer.join(30)
+    assert not consumer.is_alive() and isinstance(caught[0], CancelledError)
