@@ -1,6 +1,8 @@
 """One noise arm in training: model, optimiser, one flat gradient buffer, and its counts of clean and flipped."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,9 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nml_ray.pretrain.config import OptimiserSettings
+from nml_ray.pretrain.average import WeightAverage
 from nml_ray.pretrain.counts import COUNTS, sample_counts
+from nml_ray.pretrain.mixing import Mixing
 from nml_ray.pretrain.objective import Supervised
+from nml_ray.pretrain.optimiser import Optimiser, build_optimiser, clip_
+from nml_ray.pretrain.precision import LossScale, Precision, autocast
+from nml_ray.pretrain.recipe_config import AverageSettings, OptimiserSettings
+from nml_ray.pretrain.validation import Predict
 from nml_ray.pretrain.world import World
 
 
@@ -20,15 +27,36 @@ class ArmFailed(Exception):
 
 @dataclass
 class Arm:
-    """`given` and `clean` are the labels int32 [N] of the whole data set, by sample number."""
+    """One arm on the device of its model.
+
+    Attributes:
+        name: of the arm.
+        model: in training mode.
+        given, clean: the labels int32 [N] of the whole data set, by sample number, on the CPU.
+        optimiser: of all parameters.
+        gradients: of all parameters, flat, then the step's weight and counts.
+        forward: the model's, perhaps compiled.
+        precision: in which matrix products run.
+        clip_norm: largest norm of the gradient, if there is one.
+        average: of the weights, if one is kept.
+        scale: of the loss, for float16.
+        counts: since the epoch began.
+        gradient_norm: of the last step, before clipping.
+    """
 
     name: str
     model: Supervised
     given: Tensor
     clean: Tensor
-    optimiser: torch.optim.Optimizer
+    optimiser: Optimiser
     gradients: Tensor
+    forward: nn.Module
+    precision: Precision = "float32"
+    clip_norm: float | None = None
+    average: WeightAverage[Supervised] | None = None
+    scale: LossScale | None = None
     counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(COUNTS))
+    gradient_norm: float = math.nan
 
     @classmethod
     def build(
@@ -38,29 +66,70 @@ class Arm:
         given: NDArray[np.int32],
         clean: NDArray[np.int32],
         settings: OptimiserSettings,
+        average: AverageSettings | None = None,
+        precision: Precision = "float32",
+        compiled: bool = False,
+        batch: int = 1,
     ) -> "Arm":
         """Gradients of all parameters live in one flat buffer whose tail carries the step's weight and counts, so
-        that workers meet in a single all-reduce (plain DDP regroups its buckets and loses bits at three workers)."""
+        that workers meet in a single all-reduce (plain DDP regroups its buckets and loses bits at three workers).
+
+        `batch` is the global one, from which the loss scale of float16 starts.
+        """
+        averaged = WeightAverage(model, average) if average else None
         parameters = list(model.parameters())
-        gradients = torch.zeros(sum(parameter.numel() for parameter in parameters) + 1 + COUNTS)
+        total = sum(parameter.numel() for parameter in parameters)
+        gradients = torch.zeros(total + 1 + COUNTS, device=parameters[0].device)
         first = 0
         for parameter in parameters:
             size = parameter.numel()
             parameter.grad = _like(gradients[first : first + size], parameter)
             first += size
         model.train()
-        optimiser = build_optimiser(model, settings)
-        return cls(name, model, torch.from_numpy(given), torch.from_numpy(clean), optimiser, gradients)
+        return cls(
+            name,
+            model,
+            torch.from_numpy(given),
+            torch.from_numpy(clean),
+            build_optimiser(model, settings),
+            gradients,
+            torch.compile(model) if compiled else model,
+            precision,
+            settings.clip_norm,
+            averaged,
+            LossScale(batch) if precision == "float16" else None,
+        )
+
+    @property
+    def result(self) -> Supervised:
+        """What is validated and exported: the averaged model where there is one."""
+        return self.average.model if self.average else self.model
 
     def begin_step(self) -> None:
         """Forget the last step's gradients."""
         self.gradients.zero_()
 
-    def accumulate(self, images: Tensor, numbers: Tensor, weights: Tensor) -> None:
-        """Add one microbatch: normalised images [N, C, H, W], sample numbers [N], weights [N]."""
-        given, clean = self.given[numbers].long(), self.clean[numbers].long()
-        losses, predicted = self.model(images, given)
-        (losses * weights).sum().backward()
+    def accumulate(self, images: Tensor, numbers: Tensor, weights: Tensor, mixing: Mixing | None = None) -> None:
+        """Add one microbatch.
+
+        Args:
+            images: normalised and mixed, [N, C, H, W].
+            numbers: sample numbers, int64 [N], on the CPU.
+            weights: float32 [N], 0 at holes.
+            mixing: how the images are mixed; the sample in place i counts, for the split into clean and flipped, as
+                the one of its two that fills most of the image.
+        """
+        device = images.device
+        given, clean = (labels[numbers].long().to(device) for labels in (self.given, self.clean))
+        with autocast(self.precision, device):
+            if mixing is None:
+                losses, predicted = self.forward(images, given)
+            else:
+                losses, predicted = self.forward(images, given, given.flip(0), mixing.shares)
+                own = mixing.shares >= 0.5
+                given, clean = (torch.where(own, labels, labels.flip(0)) for labels in (given, clean))
+        total = (losses * weights).sum()
+        (total * self.scale.scale if self.scale else total).backward()
         tail = self.gradients[-1 - COUNTS :]
         tail[0] += weights.sum()
         tail[1:] += sample_counts(losses.detach(), predicted, given, clean, weights)
@@ -69,20 +138,49 @@ class Arm:
         """Meet the other workers, take the optimiser step; returns the mean loss and the whole batch's weight.
 
         Raises:
-            ArmFailed: the loss is not finite.
+            ArmFailed: the loss is not finite, or float16 gradients are not at any scale.
         """
         world.sum_(self.gradients)
-        tail = self.gradients[-1 - COUNTS :].double().numpy()
-        loss = float((tail[2] + tail[5]) / max(tail[0], 1))
+        tail = self.gradients[-1 - COUNTS :].double().cpu().numpy()
+        weight = max(tail[0], 1)
+        loss = float((tail[2] + tail[5]) / weight)
         if not math.isfinite(loss):
             raise ArmFailed(f"loss is {loss}")
         self.counts += tail[1:]
-        self.gradients[: -1 - COUNTS] /= max(tail[0], 1)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        average_buffers(self.model, world)
+        gradients = self.gradients[: -1 - COUNTS]
+        gradients /= weight * self.scale.scale if self.scale else weight
+        norm = torch.linalg.vector_norm(gradients)
+        self.gradient_norm = float(norm)
+        if self._can_step():
+            if self.clip_norm:
+                clip_(gradients, norm, self.clip_norm)
+            self.optimiser.step(rate)
+            average_buffers(self.model, world)
+            if self.average:
+                self.average.update(self.model, self.optimiser.steps - 1)
         return loss, float(tail[0])
+
+    def _can_step(self) -> bool:
+        """Whether a float16 gradient can be used; the loss scale follows."""
+        if self.scale is None:
+            return True
+        finite = math.isfinite(self.gradient_norm)
+        self.scale.update(finite)
+        if self.scale.exhausted:
+            raise ArmFailed("the gradient is not finite at any loss scale")
+        return finite
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Predict]:
+        """Inside, the result's logits of normalised images, in evaluation mode."""
+        self.result.eval()
+
+        def predict(images: Tensor) -> Tensor:
+            with autocast(self.precision, images.device):
+                return self.result.logits(images)
+
+        yield predict
+        self.model.train()
 
 
 def _like(flat: Tensor, parameter: Tensor) -> Tensor:
@@ -98,14 +196,3 @@ def average_buffers(model: nn.Module, world: World) -> None:
     flat = world.sum_(torch.cat([buffer.reshape(-1) for buffer in buffers])) / world.size
     for buffer, part in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))
-
-
-def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay spares biases and normalisation weights (vectors)."""
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True)
-    return torch.optim.AdamW(groups, lr=0.0, betas=(settings.momentum, 0.999), fused=True)

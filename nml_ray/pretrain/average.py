@@ -1,38 +1,36 @@
 """An exponential moving average of a model's weights and BatchNorm statistics."""
 
-from collections.abc import Mapping
+import copy
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nml_ray.pretrain.recipe_config import AverageSettings
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class WeightAverage:
+
+class WeightAverage(Generic[Model]):
     """average = d * average + (1 - d) * model after each step, from the initial weights on.
 
-    `tensors` has the names of the model's state; what is not a real number there (BatchNorm counts its batches) is the
-    model's newest.
+    `model` is the averaged model, in evaluation mode. What is not a real number in its state (BatchNorm counts its
+    batches) is the newest.
     """
 
-    def __init__(self, model: nn.Module, settings: AverageSettings) -> None:
+    def __init__(self, model: Model, settings: AverageSettings) -> None:
         self._settings = settings
-        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Model, step: int) -> None:
         """Take in the model's weights after `step`, counted from 0."""
-        state = model.state_dict()
-        real = [name for name, value in state.items() if value.is_floating_point()]
-        own, newest = [self.tensors[name] for name in real], [state[name] for name in real]
-        torch._foreach_lerp_(own, newest, 1 - average_decay(step, self._settings))
-        for name in state.keys() - set(real):
-            self.tensors[name].copy_(state[name])
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a copy of `tensors`."""
-        for name, value in self.tensors.items():
-            value.copy_(tensors[name])
+        average, newest = self.model.state_dict(), model.state_dict()
+        real = [name for name, value in newest.items() if value.is_floating_point()]
+        share = 1 - average_decay(step, self._settings)
+        torch._foreach_lerp_([average[name] for name in real], [newest[name] for name in real], share)
+        for name in newest.keys() - set(real):
+            average[name].copy_(newest[name])
 
 
 def average_decay(step: int, settings: AverageSettings) -> float:

@@ -10,24 +10,14 @@ from nml_ray.data.augment import Augmentation, ShiftAugmentation
 from nml_ray.data.config import OrderSettings
 from nml_ray.data.order import largest_divisor
 from nml_ray.models.config import EncoderSettings
-
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimiserSettings(Settings):
-    """The optimiser and its learning rate over time."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    """`adamw` or `sgd` (with Nesterov momentum)."""
-    learning_rate: Positive = 0.003
-    """Peak learning rate."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Decoupled for adamw, added to the gradient for sgd; not applied to biases and normalisation weights."""
-    momentum: Share = 0.9
-    """First-moment decay: beta1 of adamw, momentum of sgd."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1
-    """Epochs of linear warm-up; after it the rate falls to zero along a cosine."""
+from nml_ray.pretrain.recipe_config import (
+    AverageSettings,
+    LossSettings,
+    MixingSettings,
+    OptimiserSettings,
+    RandAugmentSettings,
+    Share,
+)
 
 
 class PretrainSettings(Settings):
@@ -51,10 +41,24 @@ class PretrainSettings(Settings):
     """Which sample is in which batch."""
     augmentation: Augmentation = ShiftAugmentation()
     """`shift` for small images, `resized_crop` for photographs."""
+    train_size: Count | None = None
+    """Side of the images that it is trained on; encoder.size, on which it is validated and used, when left out."""
+    randaugment: RandAugmentSettings | None = None
+    """Random colour and geometric operations on each sample, on the device; none when left out."""
+    mixing: MixingSettings = MixingSettings()
+    """Mixup and CutMix, on the device."""
+    loss: LossSettings = LossSettings()
+    """What is minimised."""
     label_smoothing: Share = 0.0
     """Share of the target spread over all classes."""
     optimiser: OptimiserSettings = OptimiserSettings()
     """The optimiser and its schedule."""
+    average: AverageSettings | None = None
+    """Moving average of the weights, which is then validated and exported; none when left out."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which matrix products and convolutions run; weights, losses and sums stay float32."""
+    compile: bool = False
+    """Compile the model (torch.compile): faster steps on a GPU after minutes of compiling, other bits."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
