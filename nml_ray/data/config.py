@@ -38,7 +38,11 @@ class IconsSource(Settings):
 
 
 class ShardsSource(Settings):
-    """Directories of indexed tars, each with its dataset.json; any subset of the splits."""
+    """Directories of indexed tars, or s3:// or gs:// URLs of them, each with its dataset.json; any subset of splits.
+
+    Tars of a URL are read through the shard cache of each machine (`run.shard_cache`); credentials come from the
+    environment.
+    """
 
     pretrain: str | None = None
     """Images to pre-train on."""

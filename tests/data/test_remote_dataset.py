@@ -15,6 +15,7 @@ import pytest
 
 from nml_ray.cli.main import call
 from nml_ray.config.errors import UserError
+from nml_ray.data import remote_files
 from nml_ray.data.augment import ShiftAugmentation
 from nml_ray.data.config import OrderSettings
 from nml_ray.data.dataset import Dataset
@@ -49,6 +50,7 @@ def local(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(patience, "PATIENCE", Patience(first=0.01, most=0.02, total=1.0))
+    monkeypatch.setattr(remote_files, "QUICK", Patience(first=0.01, most=0.02, total=0.2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
 
 
