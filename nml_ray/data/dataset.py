@@ -92,6 +92,11 @@ class Dataset:
         """All keys, still on disk: string[N]."""
         return pa.chunked_array([chunk for table in self.tables for chunk in table["key"].chunks], pa.string())
 
+    @property
+    def good_keys(self) -> pa.ChunkedArray:
+        """The keys of the good samples: string[G], on disk where all are good."""
+        return self.keys if len(self.good) == len(self) else self.keys.take(pa.array(self.good))
+
     @cached_property
     def shard_number(self) -> NDArray[np.int32]:
         """The shard of each sample: int32[N], non-decreasing."""

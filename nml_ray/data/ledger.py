@@ -1,6 +1,7 @@
 """The ledger on disk: which sample carried which label, as evidence. Never read back as input."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from nml_ray.data.aside import replacing
 from nml_ray.data.noise import NoiseLedger, realised_matrix
 from nml_ray.data.rows import key_order, values_buffer
 
-_SLICE = 1 << 20  # rows digested at a time
+Places = NDArray[np.unsignedinteger]
+
+COLUMNS = ("key", "clean", "given", "selected", "draw")
+SLICE = 1 << 20  # rows held at a time
 MATRIX_LIMIT = 64  # classes up to which the summary holds the realised matrix
 
 
@@ -24,16 +29,22 @@ def ledger_table(keys: pa.ChunkedArray, ledger: NoiseLedger) -> pa.Table:
         keys: the N keys of the good samples, in the ledger's order.
         ledger: the noise.
     """
-    swapped = ledger.kind == "caption_swap"
-    return pa.table(
-        {
-            "key": keys,
-            "clean": keys if swapped else pa.array(ledger.clean, pa.int64()),
-            "given": keys.take(pa.array(ledger.given)) if swapped else pa.array(ledger.given, pa.int64()),
-            "selected": pa.array(ledger.selected),
-            "draw": pa.array(ledger.draw),
-        }
-    )
+    return _rows(keys, ledger, np.arange(len(keys), dtype=np.uint32))
+
+
+def _rows(keys: pa.ChunkedArray, ledger: NoiseLedger, places: Places) -> pa.Table:
+    return pa.table({name: _column(keys, ledger, name, places) for name in COLUMNS})
+
+
+def _column(keys: pa.ChunkedArray, ledger: NoiseLedger, name: str, places: Places) -> pa.Array:
+    """A column of the ledger at some places."""
+    if name in ("selected", "draw"):
+        return pa.array(getattr(ledger, name)[places])
+    if name == "key" or (name == "clean" and ledger.kind == "caption_swap"):
+        return keys.take(pa.array(places))
+    if ledger.kind == "caption_swap":
+        return keys.take(pa.array(ledger.given[places]))
+    return pa.array(getattr(ledger, name)[places], pa.int64())
 
 
 def ledger_digest(table: pa.Table) -> str:
@@ -41,15 +52,18 @@ def ledger_digest(table: pa.Table) -> str:
 
     Column after column: keys as UTF-8, each ended by a zero byte, numbers little-endian, booleans as bytes.
     """
-    digest, order = hashlib.sha256(), key_order(table)
-    for name in table.schema.names:
-        for start in range(0, table.num_rows, _SLICE):
-            values = table[name].take(pa.array(order[start : start + _SLICE]))
+    return _digest(key_order(table), lambda name, places: table[name].take(pa.array(places)))
+
+
+def _digest(order: Places, column: Callable[[str, Places], pa.Array]) -> str:
+    digest = hashlib.sha256()
+    for name in COLUMNS:
+        for start in range(0, len(order), SLICE):
+            values = column(name, order[start : start + SLICE])
             if pa.types.is_string(values.type):
-                ended = pc.binary_join_element_wise(values, "", "\0")
-                digest.update(values_buffer(ended))
+                digest.update(values_buffer(pc.binary_join_element_wise(values, "", "\0")))
             else:
-                numbers = values.to_numpy()
+                numbers = values.to_numpy(zero_copy_only=False)
                 digest.update(
                     numbers.astype(np.uint8 if numbers.dtype == bool else f"<{numbers.dtype.str[1:]}").tobytes()
                 )
@@ -68,9 +82,11 @@ def write_ledger(path: Path, keys: pa.ChunkedArray, ledger: NoiseLedger, classes
     Returns:
         The summary: kind, ratio, samples, selected, changed, realised, digest, warnings, perhaps matrix (counts).
     """
-    table = ledger_table(keys, ledger)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    places = np.arange(len(keys), dtype=np.uint32)
+    schema = _rows(keys, ledger, places[:0]).schema
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for start in range(0, len(keys), SLICE):
+            writer.write_table(_rows(keys, ledger, places[start : start + SLICE]))
     summary: dict[str, Any] = {
         "kind": ledger.kind,
         "ratio": ledger.asked,
@@ -78,7 +94,7 @@ def write_ledger(path: Path, keys: pa.ChunkedArray, ledger: NoiseLedger, classes
         "selected": int(np.count_nonzero(ledger.selected)),
         "changed": ledger.changed,
         "realised": ledger.realised,
-        "digest": ledger_digest(table),
+        "digest": _digest(key_order(pa.table({"key": keys})), lambda name, places: _column(keys, ledger, name, places)),
         "warnings": list(ledger.warnings),
     }
     if ledger.kind in ("transition", "file") and 0 < classes <= MATRIX_LIMIT:

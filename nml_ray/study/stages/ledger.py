@@ -17,7 +17,7 @@ def run(tasks: Sequence[Task], context: Context) -> None:
         labels = task.inputs.get("labels")
         file = str(labels.path / "labels.parquet") if labels else ""
         ledger = noise_ledger(dataset, NoiseArm.from_hashed(task.stage.settings["noise"], file))
-        keys = dataset.keys.take(dataset.good)
+        keys = dataset.good_keys
         summary = write_ledger(task.attempt.path / "ledger.parquet", keys, ledger, len(dataset.classes))
         write_json(task.attempt.path / "summary.json", summary)
         facts = {name: summary[name] for name in ("samples", "selected", "changed", "realised", "warnings")}
