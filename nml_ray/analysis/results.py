@@ -22,8 +22,9 @@ class EpochCurve:
     """One epoch of pre-training. `*_flipped` are None for an arm without flipped samples.
 
     `accuracy_flipped` is against the given (wrong) label: how far the noise has been fitted. `recovered_flipped` is
-    against the clean label of the same samples; None where captions are fed. `zero_shot` is the accuracy on downstream
-    images of classes that are known by their names alone.
+    against the clean label of the same samples; None where captions are fed. `validation_*` are of other images of the
+    same classes, under their clean labels. `zero_shot` is the accuracy on downstream images of classes that are known by
+    their names alone.
     """
 
     epoch: int
@@ -32,6 +33,8 @@ class EpochCurve:
     loss_flipped: float | None
     accuracy_flipped: float | None
     recovered_flipped: float | None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
     zero_shot: float | None = None
     zero_shot_top5: float | None = None
 

@@ -245,8 +245,11 @@ def _timm(name: str, settings: EncoderSettings) -> Backbone:
     from timm.data import resolve_model_data_config
 
     _require_rgb(settings)
+    drops = {rate: getattr(settings, rate) for rate in ("drop_rate", "drop_path_rate") if getattr(settings, rate)}
     try:
-        module = timm.create_model(name, pretrained=False, num_classes=0)
+        module = timm.create_model(name, pretrained=False, num_classes=0, **drops)
+    except TypeError as error:
+        raise UserError(str(error), where="encoder", expected=f"settings that {settings.name} takes") from None
     except RuntimeError as error:  # an unknown tag after the dot
         tagged = [f"timm:{known}" for known in timm.list_pretrained(name.split(".")[0] + "*")]
         raise UserError(str(error), where="encoder.name", nearest=nearest_name(settings.name, tagged)) from None

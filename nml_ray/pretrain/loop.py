@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,19 @@ from nml_ray.data.labels import given_labels
 from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
 from nml_ray.models.encoder import seeded
-from nml_ray.models.preprocess import normalised
 from nml_ray.pretrain import checkpoint
 from nml_ray.pretrain.arm import Arm, ArmFailed
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
 from nml_ray.pretrain.export import export
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
+from nml_ray.pretrain.inputs import Fed, Inputs
 from nml_ray.pretrain.objective import seeded_objective
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.resume import checkpoints, common_resume
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
+from nml_ray.pretrain.validation import Score, Validation, check_classes
 from nml_ray.pretrain.world import World
 
 Report = Callable[[float, float, str], None]
@@ -77,12 +79,16 @@ class _Run:
         )
         self.epoch_steps = self.schedule.steps_per_epoch
         self.steps = self.epoch_steps * settings.epochs
+        self.device = torch.device(plan.device)
         self.arms = [self._build(arm, dataset) for arm in plan.arms]
+        spec = self.arms[0].arm.model.encoder.input
+        self.inputs = Inputs(settings, plan.seed, spec, dataset.key_hash, self.device)
+        self.validation = self._validation(dataset)
         loader_plan = LoaderPlan(
             plan.seed,
             self.schedule.microbatch,
             settings.encoder.channels,
-            settings.encoder.size,
+            settings.train_size or settings.encoder.size,
             settings.augmentation,
             self.schedule.batch,
         )
@@ -93,9 +99,27 @@ class _Run:
         settings = self.settings
         given = given_labels(dataset, NoiseArm.from_hashed(arm.noise, arm.label_file))
         classes = len(dataset.classes)
-        model = seeded_objective(settings.encoder, classes, settings.label_smoothing, self.plan.seed)
-        built = Arm.build(arm.name, model, given, dataset.label, settings.optimiser)
+        model = seeded_objective(settings.encoder, classes, settings.label_smoothing, self.plan.seed, settings.loss)
+        built = Arm.build(
+            arm.name,
+            model.to(self.device),
+            given,
+            dataset.label,
+            settings.optimiser,
+            settings.average,
+            settings.precision,
+            settings.compile,
+            settings.batch,
+        )
         return RunningArm(built, Path(arm.attempt))
+
+    def _validation(self, training: Dataset) -> Validation | None:
+        if not self.plan.validation:
+            return None
+        images = Dataset.open(Path(self.plan.validation))
+        check_classes(training, images)
+        batch, threads = self.schedule.microbatch, self.plan.decode_threads
+        return Validation(images, self.inputs.spec, batch, threads, self.device)
 
     def train(self) -> None:
         """All steps from the resumed one on, then the exported encoders."""
@@ -124,7 +148,7 @@ class _Run:
         if rank_zero:
             for running in self.arms:
                 if not running.error:
-                    export(running.arm.model, self.settings.encoder, running.attempt)
+                    export(running.arm.result, self.settings.encoder, running.attempt)
                     write_curves(running.attempt, running.curves)
 
     def _resume(self) -> int:
@@ -143,32 +167,22 @@ class _Run:
         optimiser = self.settings.optimiser
         warmup = round(optimiser.warmup_epochs * self.epoch_steps)
         rate = learning_rate(step, self.steps, warmup, optimiser.learning_rate)
-        fed = [self._tensors(microbatch) for microbatch in microbatches]
+        began = time.perf_counter()
+        fed = [self.inputs.prepare(microbatch, step // self.epoch_steps) for microbatch in microbatches]
+        self.loader.timers.copy += time.perf_counter() - began
         self.fed_weight = float(self.settings.batch)
         losses = [self._step_of(running, step, fed, rate) for running in self.arms]
         self._count_undecodable(step)
         return losses, rate
 
-    def _tensors(self, microbatch: Microbatch) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Its number in the batch, normalised images, sample numbers and weights."""
-        began = time.perf_counter()
-        images = normalised(microbatch.images, self.arms[0].arm.model.encoder.input)
-        self.loader.timers.copy += time.perf_counter() - began
-        return (
-            int(microbatch.places[0]) // self.schedule.microbatch,
-            images,
-            torch.from_numpy(microbatch.numbers),
-            torch.from_numpy(microbatch.weights),
-        )
-
-    def _step_of(self, running: RunningArm, step: int, fed: Sequence[Any], rate: float) -> float | None:
+    def _step_of(self, running: RunningArm, step: int, fed: Sequence[Fed], rate: float) -> float | None:
         if running.error:
             return None
         running.arm.begin_step()
-        for microbatch, images, numbers, weights in fed:
+        for one in fed:
             # Dropout and drop-path: the same for all arms, whatever the worker (CONTRACTS, Randomness).
-            with seeded(draw_one("dropout", self.plan.seed, "", step, microbatch)):
-                running.arm.accumulate(images, numbers, weights)
+            with seeded(draw_one("dropout", self.plan.seed, "", step, one.microbatch)):
+                running.arm.accumulate(one.images, one.numbers, one.weights, one.mixing)
         try:
             loss, self.fed_weight = running.arm.update(self.world, rate)
         except ArmFailed as failure:
@@ -189,8 +203,14 @@ class _Run:
             )
 
     def _end_epoch(self, epoch: int) -> None:
-        for running in self.arms:
-            running.curves.append(epoch_curve(epoch, running.arm.counts))
+        going = [running for running in self.arms if not running.error]
+        scores: Sequence[Score | None] = [None] * len(going)
+        if self.validation:
+            with ExitStack() as stack:
+                models = [stack.enter_context(running.arm.evaluating()) for running in going]
+                scores = self.validation.evaluate(models, self.world)
+        for running, score in zip(going, scores, strict=True):
+            running.curves.append(epoch_curve(epoch, running.arm.counts, score))
             running.arm.counts = np.zeros_like(running.arm.counts)
 
     def _commit(self, step: int, log: FeedingLog) -> None:

@@ -152,7 +152,7 @@ class Lamb(Optimiser):
         scale = torch._foreach_sqrt(second)
         torch._foreach_div_(scale, (1 - beta2**self.steps) ** 0.5)
         torch._foreach_add_(scale, self._eps)
-        update = torch._foreach_div(first, 1 - beta1**self.steps)
+        update = list(torch._foreach_div(first, 1 - beta1**self.steps))
         torch._foreach_div_(update, scale)
         if group.weight_decay:
             torch._foreach_add_(update, parameters, alpha=group.weight_decay)

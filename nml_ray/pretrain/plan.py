@@ -28,7 +28,8 @@ class GroupPlan:
 
     `settings` is a dump of `PretrainSettings`; `data` the directory of the training split. The rest says how it
     runs: `decode_threads` beside the computing `threads`, a checkpoint every `checkpoint_steps` (0: every epoch), and
-    the share of an epoch's samples that may turn out undecodable before the run is stopped.
+    the share of an epoch's samples that may turn out undecodable before the run is stopped, and the torch `device`.
+    `validation` is the directory of the labelled images that are classified after each epoch.
     """
 
     data: str
@@ -39,6 +40,8 @@ class GroupPlan:
     decode_threads: int = 1
     checkpoint_steps: int = 0
     undecodable_limit: float = 0.001
+    device: str = "cpu"
+    validation: str = ""
 
     @property
     def cpus(self) -> int:

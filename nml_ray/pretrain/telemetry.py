@@ -60,12 +60,15 @@ CURVES = pa.schema(
         ("epoch", pa.int64()),
         *(
             (name, pa.float64())
-            for name in ("loss_clean", "accuracy_clean", "loss_flipped", "accuracy_flipped", "recovered_flipped")
+            for name in (
+                *("loss_clean", "accuracy_clean", "loss_flipped", "accuracy_flipped", "recovered_flipped"),
+                *("validation_loss", "validation_accuracy"),
+            )
         ),
     ]
 )
 
 
 def write_curves(attempt: Path, curves: Sequence[dict[str, Any]]) -> None:
-    """One row an epoch: loss and accuracy on clean and on flipped samples."""
+    """One row an epoch: loss and accuracy on clean and on flipped samples, and on validation images."""
     parquet.write_table(pa.Table.from_pylist(list(curves), schema=CURVES), attempt / "curves.parquet")
