@@ -46,6 +46,8 @@ class ShardsSource(Settings):
 
     pretrain: str | None = None
     """Images to pre-train on."""
+    pretrain_validation: str | None = None
+    """Other images of the same classes, with clean labels, to measure the accuracy of pre-training with."""
     train: str | None = None
     """Downstream training images."""
     validation: str | None = None
@@ -58,7 +60,7 @@ class ShardsSource(Settings):
     @model_validator(mode="after")
     def _some_split(self) -> Self:
         if not self.splits():
-            raise ValueError("names no split; give at least one of pretrain, train, validation, test, ood")
+            raise ValueError(f"names no split; give at least one of {', '.join(type(self).model_fields)}")
         return self
 
     def splits(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ Names and roles:
 
     shards                    icons as tars                                            (or given: shards/pretrain ...)
     ledger/ARM                shards
-    pretrain/ARM/seed-N       shards
+    pretrain/ARM/seed-N       shards; validation, the images that it is evaluated on, where there are
     encoder/NAME              weights, where a file of them is given
     extract/ENCODER           shards, encoder (an artifact of `pretrain` or `encoder`: load_encoder reads either)
     extract/given             features (the user's files)
@@ -27,7 +27,7 @@ from nml_ray.features.config import ExtractSettings
 from nml_ray.models.config import EncoderSettings
 from nml_ray.storage.link import Link
 from nml_ray.study import sources
-from nml_ray.study.job import DOWNSTREAM, Job
+from nml_ray.study.job import DOWNSTREAM, VALIDATION, Job
 from nml_ray.study.plan import Given
 from nml_ray.study.stage import Resources, Stage
 
@@ -122,7 +122,7 @@ class _Expansion:
             split: sources.place(split, path, run.shard_cache, run.shard_cache_size)
             for split, path in data.shards.splits().items()
         }
-        for use, splits in (("pretrain", ("pretrain",)), ("downstream", DOWNSTREAM)):
+        for use, splits in (("pretrain", ("pretrain",)), (VALIDATION, (VALIDATION,)), ("downstream", DOWNSTREAM)):
             links = {split: directories[split] for split in splits if split in directories}
             wanted = self.job.extracts() if use == "downstream" else bool(self.job.pretrain or self.job.noise)
             if links and wanted:
@@ -160,12 +160,13 @@ class _Expansion:
         recipe = pretrain.model_dump(mode="json", exclude={"seeds"})
         recipe |= {"order": pretrain.order.hashed(), "microbatch": pretrain.microbatch_size()}
         recipe["encoder"], weights = self.weights(pretrain.encoder, "pretrain")
+        validation = {"validation": self.shards[VALIDATION]} if VALIDATION in self.shards else {}
         encoders = []
         for seed in pretrain.seeds:
             for arm in arms:
                 name = f"{arm.name}/seed-{seed}"
                 settings = {"pretrain": recipe, "noise": arm.hashed(), "seed": seed, "threads": job.threads}
-                inputs = {"shards": self.shards["pretrain"], **self.label_file(arm), **weights}
+                inputs = {"shards": self.shards["pretrain"], **self.label_file(arm), **weights, **validation}
                 group = "sweep" if job.run.arms == "sweep" else f"seed-{seed}"
                 stage = self.add(f"pretrain/{name}", "pretrain", settings, inputs, group)
                 encoders.append(_Encoder(name, stage, arm.ratio, arm.kind, seed, f"ledger/{arm.name}"))

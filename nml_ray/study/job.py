@@ -18,6 +18,7 @@ from nml_ray.models.config import EncoderSettings
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.storage.shard_cache import DEFAULT_SIZE, size_of
 
+VALIDATION = "pretrain_validation"
 DOWNSTREAM = ("train", "validation", "test", "ood")
 
 
@@ -145,6 +146,8 @@ class Job(Settings):
             raise Misplaced(f"'{user}' needs a training set: add data.shards.pretrain", user)
         if self.data and not user:
             raise Misplaced("nothing uses 'data': add a section 'pretrain', 'encoders' or 'noise'", "data")
+        if VALIDATION in self.given_splits() and not (self.pretrain and self.pretrain.objective == "supervised"):
+            raise Misplaced("only supervised pre-training is validated with images", "data", "shards", VALIDATION)
         if self.pretrain and self.noise and self.noise.kind == "caption_swap":
             raise Misplaced(
                 "supervised pre-training reads labels, which caption_swap leaves as they are", "noise", "kind"
@@ -164,7 +167,7 @@ class Job(Settings):
 
     def _check_splits(self) -> None:
         splits = self.extracted_splits()
-        known = [split for split in self.given_splits() if split != "pretrain"]
+        known = [split for split in self.given_splits() if split in DOWNSTREAM]
         for number, split in enumerate(splits):
             if split not in known:
                 words = f"the data has no downstream split '{split}', only {', '.join(known) or 'none'}"

@@ -155,6 +155,19 @@ def test_other_downstream_data_leaves_the_encoder_alone(own: Path) -> None:
     assert before["shards/pretrain"] == after["shards/pretrain"]
 
 
+def test_validation_images_reach_pretraining_and_nothing_before_it(own: Path) -> None:
+    text = shards_job(own).replace("{shards: {", f"{{shards: {{pretrain_validation: {own}/v, ")
+    before = digests_of(expand(job(shards_job(own))))
+    make_dataset(own / "v", "v")
+    after = expand(job(text))
+    assert after.given["shards/pretrain_validation"].links == {"pretrain_validation": own / "v"}
+    (pretrain,) = [stage for stage in after.stages if stage.name == "pretrain/symmetric-0/seed-0"]
+    assert pretrain.inputs["validation"] == "shards/pretrain_validation"
+    changed = {name for name, digest in digests_of(after).items() if before.get(name) != digest}
+    assert not any(name.startswith(("ledger", "shards/pretrain/", "shards/downstream")) for name in changed)
+    assert "pretrain/symmetric-0/seed-0" in changed
+
+
 def test_the_layout_counts_only_where_the_order_depends_on_it(own: Path) -> None:
     def pretrain(order: str) -> str:
         return digests_of(expand(job(shards_job(own), f"pretrain.order={order}")))["pretrain/symmetric-0/seed-0"]

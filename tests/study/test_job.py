@@ -28,6 +28,10 @@ BASE = "name: demo\n"
         ),
         ("features: {train: a, validation: b, test: c}\n", "job.yaml:2: nothing uses 'features'"),
         ("data: {icons: {}}\npretrain: {}\nnoise: {kind: caption_swap, ratios: [0.1]}\n", "job.yaml:4: supervised"),
+        (
+            "data: {shards: {pretrain: x, pretrain_validation: y}}\nnoise: {ratios: [0.1]}\n",
+            "job.yaml:2: only supervised pre-training is validated with images",
+        ),
         ("data: {icons: {}}\npretrane: {}\n", "job.yaml:3: unknown key 'pretrane'"),
         ("run: {storge: x}\n", "job.yaml:2: unknown key 'storge'"),
         ("run: {arms: swep}\n", "job.yaml:2: run.arms = 'swep'; expected one of shared, sweep; did you mean 'sweep'?"),

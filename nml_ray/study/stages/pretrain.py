@@ -6,6 +6,7 @@ from typing import Any
 
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.resume import FOLDER, checkpoints, companies
+from nml_ray.study.job import VALIDATION
 from nml_ray.study.task import Context, Task
 
 
@@ -60,6 +61,7 @@ def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
         decode_threads=context.run.decode_threads,
         checkpoint_steps=context.run.checkpoint_steps,
         undecodable_limit=context.run.undecodable_limit,
+        validation=str(first.inputs["validation"].path / VALIDATION) if "validation" in first.inputs else "",
     )
 
 

@@ -24,6 +24,7 @@ from nml_ray.study.task import Context, Task
 
 USES = {
     "pretrain": "to pre-train on; the only labels that noise is put on",
+    "pretrain_validation": "to measure the accuracy of pre-training with",
     "train": "to fit the heads",
     "validation": "to choose each head's settings",
     "test": "in domain, read once",
