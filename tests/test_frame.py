@@ -136,7 +136,8 @@ def test_jobs_are_valid_and_say_how_they_are_run():
     from nml_ray.study.job import read_job
 
     jobs = sorted((ROOT / "jobs").glob("*.yaml"))
-    assert {path.stem for path in jobs} == {"demo", "icons", "ratio_sweep", "pretrain", "extract", "heads_sweep"}
+    names = {"demo", "icons", "ratio_sweep", "pretrain", "extract", "heads_sweep", "clip_icons"}
+    assert {path.stem for path in jobs} == names
     for path in jobs:
         job, _ = read_job(path)
         assert job.name == path.stem

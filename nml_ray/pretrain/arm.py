@@ -1,17 +1,24 @@
-"""One noise arm in training: model, optimiser, one flat gradient buffer, and its counts of clean and flipped."""
+"""One noise arm in training: model, optimiser, one flat gradient buffer, and its counts of clean and flipped.
+
+What an arm does with its share of a batch depends on the objective: `Arm` learns labels, `ContrastiveArm` captions.
+"""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Generic, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nml_ray.models.encoder import seeded
 from nml_ray.pretrain.average import WeightAverage
 from nml_ray.pretrain.counts import COUNTS, sample_counts
+from nml_ray.pretrain.inputs import Fed
 from nml_ray.pretrain.mixing import Mixing
 from nml_ray.pretrain.objective import Supervised
 from nml_ray.pretrain.optimiser import Optimiser, build_optimiser, clip_
@@ -25,8 +32,11 @@ class ArmFailed(Exception):
     """This arm cannot go on (its loss is not finite); the others can."""
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
+
 @dataclass
-class Arm:
+class BaseArm(ABC, Generic[Model]):
     """One arm on the device of its model.
 
     Attributes:
@@ -45,7 +55,7 @@ class Arm:
     """
 
     name: str
-    model: Supervised
+    model: Model
     given: Tensor
     clean: Tensor
     optimiser: Optimiser
@@ -53,7 +63,7 @@ class Arm:
     forward: nn.Module
     precision: Precision = "float32"
     clip_norm: float | None = None
-    average: WeightAverage[Supervised] | None = None
+    average: WeightAverage[Model] | None = None
     scale: LossScale | None = None
     counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(COUNTS))
     gradient_norm: float = math.nan
@@ -62,7 +72,7 @@ class Arm:
     def build(
         cls,
         name: str,
-        model: Supervised,
+        model: Model,
         given: NDArray[np.int32],
         clean: NDArray[np.int32],
         settings: OptimiserSettings,
@@ -70,7 +80,7 @@ class Arm:
         precision: Precision = "float32",
         compiled: bool = False,
         batch: int = 1,
-    ) -> "Arm":
+    ) -> Self:
         """Gradients of all parameters live in one flat buffer whose tail carries the step's weight and counts, so
         that workers meet in a single all-reduce (plain DDP regroups its buckets and loses bits at three workers).
 
@@ -93,7 +103,7 @@ class Arm:
             torch.from_numpy(clean),
             build_optimiser(model, settings),
             gradients,
-            torch.compile(model) if compiled else model,
+            cast(nn.Module, torch.compile(model)) if compiled else model,
             precision,
             settings.clip_norm,
             averaged,
@@ -101,7 +111,7 @@ class Arm:
         )
 
     @property
-    def result(self) -> Supervised:
+    def result(self) -> Model:
         """What is validated and exported: the averaged model where there is one."""
         return self.average.model if self.average else self.model
 
@@ -109,27 +119,16 @@ class Arm:
         """Forget the last step's gradients."""
         self.gradients.zero_()
 
-    def accumulate(self, images: Tensor, numbers: Tensor, weights: Tensor, mixing: Mixing | None = None) -> None:
-        """Add one microbatch.
+    @abstractmethod
+    def add(self, fed: Sequence[Fed], seeds: Sequence[int], world: World) -> None:
+        """Add the gradients and counts of this worker's share of a batch.
 
-        Args:
-            images: normalised and mixed, [N, C, H, W].
-            numbers: sample numbers, int64 [N], on the CPU.
-            weights: float32 [N], 0 at holes.
-            mixing: how the images are mixed; the sample in place i counts, for the split into clean and flipped, as
-                the one of its two that fills most of the image.
+        `seeds` are those of dropout and drop-path in each microbatch, the same for all arms and whatever the worker
+        (CONTRACTS, Randomness).
         """
-        device = images.device
-        given, clean = (labels[numbers].long().to(device) for labels in (self.given, self.clean))
-        with autocast(self.precision, device):
-            if mixing is None:
-                losses, predicted = self.forward(images, given)
-            else:
-                losses, predicted = self.forward(images, given, given.flip(0), mixing.shares)
-                own = mixing.shares >= 0.5
-                given, clean = (torch.where(own, labels, labels.flip(0)) for labels in (given, clean))
-        total = (losses * weights).sum()
-        (total * self.scale.scale if self.scale else total).backward()
+
+    def count(self, losses: Tensor, predicted: Tensor, given: Tensor, clean: Tensor, weights: Tensor) -> None:
+        """Add samples to the step's weight and counts; all arguments are [N]."""
         tail = self.gradients[-1 - COUNTS :]
         tail[0] += weights.sum()
         tail[1:] += sample_counts(losses.detach(), predicted, given, clean, weights)
@@ -169,6 +168,43 @@ class Arm:
         if self.scale.exhausted:
             raise ArmFailed("the gradient is not finite at any loss scale")
         return finite
+
+    @abstractmethod
+    def evaluating(self) -> AbstractContextManager[Predict]:
+        """Inside, the result's scores of the evaluated classes for normalised images, in evaluation mode."""
+
+
+class Arm(BaseArm[Supervised]):
+    """Trained on labels, one microbatch after another."""
+
+    def add(self, fed: Sequence[Fed], seeds: Sequence[int], world: World) -> None:
+        """Add one microbatch after another."""
+        for one, seed in zip(fed, seeds, strict=True):
+            with seeded(seed):
+                self.accumulate(one.images, one.numbers, one.weights, one.mixing)
+
+    def accumulate(self, images: Tensor, numbers: Tensor, weights: Tensor, mixing: Mixing | None = None) -> None:
+        """Add one microbatch.
+
+        Args:
+            images: normalised and mixed, [N, C, H, W].
+            numbers: sample numbers, int64 [N], on the CPU.
+            weights: float32 [N], 0 at holes.
+            mixing: how the images are mixed; the sample in place i counts, for the split into clean and flipped, as
+                the one of its two that fills most of the image.
+        """
+        device = images.device
+        given, clean = (labels[numbers].long().to(device) for labels in (self.given, self.clean))
+        with autocast(self.precision, device):
+            if mixing is None:
+                losses, predicted = self.forward(images, given)
+            else:
+                losses, predicted = self.forward(images, given, given.flip(0), mixing.shares)
+                own = mixing.shares >= 0.5
+                given, clean = (torch.where(own, labels, labels.flip(0)) for labels in (given, clean))
+        total = (losses * weights).sum()
+        (total * self.scale.scale if self.scale else total).backward()
+        self.count(losses, predicted, given, clean, weights)
 
     @contextmanager
     def evaluating(self) -> Iterator[Predict]:

@@ -15,14 +15,14 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nml_ray.pretrain.arm import Arm
+from nml_ray.pretrain.arm import BaseArm
 from nml_ray.pretrain.resume import FOLDER, committed
 from nml_ray.storage.atomic import sync_tree
 
 KEPT = 2  # the newest two: arms of a group may commit a step apart when a run is killed
 
 
-def save(arm: Arm, attempt: Path, step: int, state: dict[str, Any]) -> None:
+def save(arm: BaseArm[Any], attempt: Path, step: int, state: dict[str, Any]) -> None:
     """Commit the arm after `step` steps; `state` is plain data kept beside it."""
     target = attempt / FOLDER / f"step-{step:09d}"
     if target.exists():
@@ -43,7 +43,7 @@ def save(arm: Arm, attempt: Path, step: int, state: dict[str, Any]) -> None:
         shutil.rmtree(old)
 
 
-def restore(arm: Arm, checkpoint: Path) -> dict[str, Any]:
+def restore(arm: BaseArm[Any], checkpoint: Path) -> dict[str, Any]:
     """Put an arm back to a checkpoint; returns the plain data kept beside it."""
     arm.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
     arm.optimiser.restore(load_file(checkpoint / "optimiser.safetensors"))

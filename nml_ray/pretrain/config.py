@@ -10,6 +10,7 @@ from nml_ray.data.augment import Augmentation, ShiftAugmentation
 from nml_ray.data.config import OrderSettings
 from nml_ray.data.order import largest_divisor
 from nml_ray.models.config import EncoderSettings
+from nml_ray.pretrain.clip_config import ClipSettings, ZeroShotSettings
 from nml_ray.pretrain.recipe_config import (
     AverageSettings,
     LossSettings,
@@ -21,10 +22,12 @@ from nml_ray.pretrain.recipe_config import (
 
 
 class PretrainSettings(Settings):
-    """Supervised pre-training of one encoder under every noise arm."""
+    """Pre-training of one encoder under every noise arm."""
 
-    objective: Literal["supervised"] = "supervised"
-    """`supervised`: softmax cross-entropy on the labels the arm is given."""
+    objective: Literal["supervised", "clip"] = "supervised"
+    """`supervised`: a classifier of the labels the arm is given; `clip`: images beside the captions given."""
+    clip: ClipSettings | None = None
+    """clip: text tower, loss and zero-shot evaluation; defaults when left out."""
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """Pre-training seeds: initial weights, order and augmentation. Every arm is trained once for each."""
     encoder: EncoderSettings = EncoderSettings()
@@ -73,6 +76,26 @@ class PretrainSettings(Settings):
             words = f"{self.order.lanes} lanes do not divide the {different} samples of a batch"
             raise Misplaced(f"{words} ({largest_divisor(different, self.order.lanes)} do)", "order", "lanes")
         return self
+
+    @model_validator(mode="after")
+    def _fits_the_objective(self) -> Self:
+        if self.objective == "supervised" and self.clip:
+            raise Misplaced("objective supervised has no text tower: set objective: clip", "clip")
+        labels = {"mixing": self.mixing.active, "loss": self.loss != LossSettings(), "repeats": self.repeats > 1}
+        labels["label_smoothing"] = self.label_smoothing > 0
+        for name, used in labels.items() if self.objective == "clip" else ():
+            if used:
+                raise Misplaced(f"'{name}' is for labels, and objective clip is trained on captions", name)
+        return self
+
+    @property
+    def contrastive(self) -> ClipSettings:
+        """The settings of objective clip, defaults filled in."""
+        return self.clip or ClipSettings()
+
+    def zero_shot(self) -> ZeroShotSettings | None:
+        """The zero-shot evaluation, if there is one."""
+        return self.contrastive.zero_shot if self.objective == "clip" else None
 
     def microbatch_size(self) -> int:
         """Samples of a microbatch, the default filled in."""

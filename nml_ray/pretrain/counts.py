@@ -7,8 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nml_ray.pretrain.validation import Score
-
 COUNTS = 7  # clean: weight, loss, correct; flipped: weight, loss, fitted (given label), recovered (clean label)
 
 
@@ -30,8 +28,8 @@ def sample_counts(losses: Tensor, predicted: Tensor, given: Tensor, clean: Tenso
     )
 
 
-def epoch_curve(epoch: int, counts: NDArray[np.float64], score: Score | None = None) -> dict[str, Any]:
-    """The sums of an epoch and its validation as one row of `curves.parquet` (`analysis.results.EpochCurve`)."""
+def epoch_curve(epoch: int, counts: NDArray[np.float64]) -> dict[str, Any]:
+    """The sums of an epoch as columns of `curves.parquet` (`analysis.results.EpochCurve`)."""
     kept, kept_loss, kept_correct, flipped, flipped_loss, fitted, recovered = (float(value) for value in counts)
     return {
         "epoch": epoch,
@@ -40,6 +38,4 @@ def epoch_curve(epoch: int, counts: NDArray[np.float64], score: Score | None = N
         "loss_flipped": flipped_loss / flipped if flipped else None,
         "accuracy_flipped": fitted / flipped if flipped else None,
         "recovered_flipped": recovered / flipped if flipped else None,
-        "validation_loss": score.loss if score else None,
-        "validation_accuracy": score.accuracy if score else None,
     }

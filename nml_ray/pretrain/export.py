@@ -4,9 +4,18 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from nml_ray.models.clip import ImageTextPair, write_pair
 from nml_ray.models.config import EncoderSettings
 from nml_ray.models.encoder import write_encoder
+from nml_ray.models.text_config import TextSettings
 from nml_ray.pretrain.objective import Supervised
+
+
+def export_pair(pair: ImageTextPair, settings: EncoderSettings, text: TextSettings, directory: Path) -> None:
+    """Write encoder.safetensors and encoder.json, and the whole pair (see `models.clip.load_pair`)."""
+    plain = settings.model_copy(update={"weights": None})
+    write_encoder(directory, pair.encoder, plain)
+    write_pair(directory, pair, plain, text)
 
 
 def export(model: Supervised, settings: EncoderSettings, directory: Path) -> None:

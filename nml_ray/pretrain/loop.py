@@ -2,35 +2,32 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.config import NoiseArm
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.draw import draw_one
-from nml_ray.data.labels import given_labels
+from nml_ray.data.labels import clean_labels, given_labels, logged_labels
 from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
-from nml_ray.models.encoder import seeded
 from nml_ray.pretrain import checkpoint
-from nml_ray.pretrain.arm import Arm, ArmFailed
+from nml_ray.pretrain.arm import ArmFailed, BaseArm
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
-from nml_ray.pretrain.export import export
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
 from nml_ray.pretrain.inputs import Fed, Inputs
-from nml_ray.pretrain.objective import seeded_objective
+from nml_ray.pretrain.objectives import objective_of
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.resume import checkpoints, common_resume
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
-from nml_ray.pretrain.validation import Score, Validation, check_classes
 from nml_ray.pretrain.world import World
 
 Report = Callable[[float, float, str], None]
@@ -38,10 +35,12 @@ Report = Callable[[float, float, str], None]
 
 @dataclass
 class RunningArm:
-    """An arm with its place on storage, the curves of its finished epochs, and the error that ended it, if any."""
+    """An arm with its place on storage, what its feeding log has for labels (int [N] by sample number), the curves of
+    its finished epochs, and the error that ended it, if any."""
 
-    arm: Arm
+    arm: BaseArm[Any]
     attempt: Path
+    logged: NDArray[np.signedinteger]
     curves: list[dict[str, Any]] = field(default_factory=list)
     lineage: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
@@ -80,10 +79,10 @@ class _Run:
         self.epoch_steps = self.schedule.steps_per_epoch
         self.steps = self.epoch_steps * settings.epochs
         self.device = torch.device(plan.device)
+        self.objective = objective_of(plan, settings, dataset)
         self.arms = [self._build(arm, dataset) for arm in plan.arms]
         spec = self.arms[0].arm.model.encoder.input
         self.inputs = Inputs(settings, plan.seed, spec, dataset.key_hash, self.device)
-        self.validation = self._validation(dataset)
         loader_plan = LoaderPlan(
             plan.seed,
             self.schedule.microbatch,
@@ -96,36 +95,16 @@ class _Run:
         self.undecodable = 0.0
 
     def _build(self, arm: ArmPlan, dataset: Dataset) -> RunningArm:
-        settings = self.settings
-        given = given_labels(dataset, NoiseArm.from_hashed(arm.noise, arm.label_file))
-        classes = len(dataset.classes)
-        model = seeded_objective(settings.encoder, classes, settings.label_smoothing, self.plan.seed, settings.loss)
-        built = Arm.build(
-            arm.name,
-            model.to(self.device),
-            given,
-            dataset.label,
-            settings.optimiser,
-            settings.average,
-            settings.precision,
-            settings.compile,
-            settings.batch,
-        )
-        return RunningArm(built, Path(arm.attempt))
-
-    def _validation(self, training: Dataset) -> Validation | None:
-        if not self.plan.validation:
-            return None
-        images = Dataset.open(Path(self.plan.validation))
-        check_classes(training, images)
-        batch, threads = self.schedule.microbatch, self.plan.decode_threads
-        return Validation(images, self.inputs.spec, batch, threads, self.device)
+        noise = NoiseArm.from_hashed(arm.noise, arm.label_file)
+        given, clean = given_labels(dataset, noise), clean_labels(dataset, noise.kind)
+        logged = logged_labels(dataset, noise.kind, given)
+        return RunningArm(self.objective.build(arm.name, given, clean), Path(arm.attempt), logged)
 
     def train(self) -> None:
         """All steps from the resumed one on, then the exported encoders."""
         start = self._resume()
         attempts = [running.attempt for running in self.arms]
-        labels = [running.arm.given.numpy() for running in self.arms]
+        labels = [running.logged for running in self.arms]
         log = FeedingLog(attempts, self.world.rank, self.loader.dataset.key, labels)
         rank_zero = self.world.rank == 0
         for attempt in attempts if rank_zero else []:  # no rank can flush before rank 0 has joined its first step
@@ -148,7 +127,7 @@ class _Run:
         if rank_zero:
             for running in self.arms:
                 if not running.error:
-                    export(running.arm.result, self.settings.encoder, running.attempt)
+                    self.objective.export(running.arm, running.attempt)
                     write_curves(running.attempt, running.curves)
 
     def _resume(self) -> int:
@@ -179,10 +158,8 @@ class _Run:
         if running.error:
             return None
         running.arm.begin_step()
-        for one in fed:
-            # Dropout and drop-path: the same for all arms, whatever the worker (CONTRACTS, Randomness).
-            with seeded(draw_one("dropout", self.plan.seed, "", step, one.microbatch)):
-                running.arm.accumulate(one.images, one.numbers, one.weights, one.mixing)
+        seeds = [draw_one("dropout", self.plan.seed, "", step, one.microbatch) for one in fed]
+        running.arm.add(fed, seeds, self.world)
         try:
             loss, self.fed_weight = running.arm.update(self.world, rate)
         except ArmFailed as failure:
@@ -204,13 +181,9 @@ class _Run:
 
     def _end_epoch(self, epoch: int) -> None:
         going = [running for running in self.arms if not running.error]
-        scores: Sequence[Score | None] = [None] * len(going)
-        if self.validation:
-            with ExitStack() as stack:
-                models = [stack.enter_context(running.arm.evaluating()) for running in going]
-                scores = self.validation.evaluate(models, self.world)
-        for running, score in zip(going, scores, strict=True):
-            running.curves.append(epoch_curve(epoch, running.arm.counts, score))
+        evaluated = self.objective.evaluate([running.arm for running in going], self.world)
+        for running, columns in zip(going, evaluated, strict=True):
+            running.curves.append({**epoch_curve(epoch, running.arm.counts), **columns})
             running.arm.counts = np.zeros_like(running.arm.counts)
 
     def _commit(self, step: int, log: FeedingLog) -> None:

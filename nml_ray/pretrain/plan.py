@@ -29,7 +29,8 @@ class GroupPlan:
     `settings` is a dump of `PretrainSettings`; `data` the directory of the training split. The rest says how it
     runs: `decode_threads` beside the computing `threads`, a checkpoint every `checkpoint_steps` (0: every epoch), and
     the share of an epoch's samples that may turn out undecodable before the run is stopped, and the torch `device`.
-    `validation` is the directory of the labelled images that are classified after each epoch.
+    `validation` is the directory of the labelled images that are classified after each epoch, `zero_shot` that of the
+    images that are classified by text.
     """
 
     data: str
@@ -42,6 +43,7 @@ class GroupPlan:
     undecodable_limit: float = 0.001
     device: str = "cpu"
     validation: str = ""
+    zero_shot: str = ""
 
     @property
     def cpus(self) -> int:

@@ -62,7 +62,7 @@ CURVES = pa.schema(
             (name, pa.float64())
             for name in (
                 *("loss_clean", "accuracy_clean", "loss_flipped", "accuracy_flipped", "recovered_flipped"),
-                *("validation_loss", "validation_accuracy"),
+                *("validation_loss", "validation_accuracy", "zero_shot", "zero_shot_top5"),
             )
         ),
     ]

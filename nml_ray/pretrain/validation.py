@@ -21,10 +21,11 @@ Predict = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> logits
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy and top-1 accuracy over a validation set."""
+    """Mean cross-entropy, top-1 and top-5 accuracy over a validation set."""
 
     loss: float
     accuracy: float
+    top5: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Validation:
         """
         order, weights = validation_order(len(self.dataset.good), self.batch, world.rank, world.size)
         numbers = self.dataset.good[order]
-        sums = torch.zeros((len(models), 3), dtype=torch.float64)
+        sums = torch.zeros((len(models), 4), dtype=torch.float64)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="validation") as pool:
             decoder = Decoder(self.dataset, ShardReader(self.dataset), [form(self.spec)], pool)
             batches = decoder.batches(numbers.reshape(-1), self.batch)
@@ -63,14 +64,15 @@ class Validation:
                 labels = torch.from_numpy(self.dataset.label[row]).long().to(self.device)
                 sums += torch.stack([_sums(predict(images), labels, weight.to(self.device)) for predict in models])
         world.sum_(sums)
-        return [Score(loss=float(one[1] / one[0]), accuracy=float(one[2] / one[0])) for one in sums]
+        return [Score(*(one[1:] / one[0]).tolist()) for one in sums]
 
 
 def _sums(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weight, loss and correct predictions of a batch, float64 [3] on the CPU."""
+    """Weight, loss, and predictions right at once and among five, of a batch: float64 [4] on the CPU."""
     losses = cross_entropy(logits.float(), labels, reduction="none")
     correct = logits.argmax(1) == labels
-    parts = torch.stack([weights, losses * weights, correct * weights])
+    among = (logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]).any(1)
+    parts = torch.stack([weights, losses * weights, correct * weights, among * weights])
     return parts.sum(1, dtype=torch.float64).cpu()
 
 

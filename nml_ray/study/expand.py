@@ -4,7 +4,7 @@ Names and roles:
 
     shards                    icons as tars                                            (or given: shards/pretrain ...)
     ledger/ARM                shards
-    pretrain/ARM/seed-N       shards; validation, the images that it is evaluated on, where there are
+    pretrain/ARM/seed-N       shards; validation and zero_shot, the images that it is evaluated on, where there are
     encoder/NAME              weights, where a file of them is given
     extract/ENCODER           shards, encoder (an artifact of `pretrain` or `encoder`: load_encoder reads either)
     extract/given             features (the user's files)
@@ -124,7 +124,7 @@ class _Expansion:
         }
         for use, splits in (("pretrain", ("pretrain",)), (VALIDATION, (VALIDATION,)), ("downstream", DOWNSTREAM)):
             links = {split: directories[split] for split in splits if split in directories}
-            wanted = self.job.extracts() if use == "downstream" else bool(self.job.pretrain or self.job.noise)
+            wanted = self.uses_downstream() if use == "downstream" else bool(self.job.pretrain or self.job.noise)
             if links and wanted:
                 # Features are stored by shard, in its order.
                 layout = lanes or use == "downstream"
@@ -134,10 +134,13 @@ class _Expansion:
                 name = self.add_given(f"shards/{use}", "shards", {"given": digests}, links)
                 self.shards |= dict.fromkeys(links, name)
 
+    def uses_downstream(self) -> bool:
+        return self.job.extracts() or bool(self.job.pretrain and self.job.pretrain.zero_shot())
+
     def arms(self) -> list[NoiseArm]:
-        noise = self.job.noise
-        if noise is None and self.job.pretrain:
-            noise = NoiseSettings(ratios=("0",))
+        noise, pretrain = self.job.noise, self.job.pretrain
+        if noise is None and pretrain:
+            noise = NoiseSettings(kind="caption_swap" if pretrain.objective == "clip" else "symmetric", ratios=("0",))
         arms = noise.arms() if noise else []
         for arm in arms:
             inputs = {"shards": self.shards["pretrain"], **self.label_file(arm)}
@@ -160,13 +163,16 @@ class _Expansion:
         recipe = pretrain.model_dump(mode="json", exclude={"seeds"})
         recipe |= {"order": pretrain.order.hashed(), "microbatch": pretrain.microbatch_size()}
         recipe["encoder"], weights = self.weights(pretrain.encoder, "pretrain")
+        evaluated = pretrain.zero_shot()
+        zero_shot = {"zero_shot": self.shards[evaluated.split]} if evaluated else {}
         validation = {"validation": self.shards[VALIDATION]} if VALIDATION in self.shards else {}
+        evaluated_on = {**validation, **zero_shot}
         encoders = []
         for seed in pretrain.seeds:
             for arm in arms:
                 name = f"{arm.name}/seed-{seed}"
                 settings = {"pretrain": recipe, "noise": arm.hashed(), "seed": seed, "threads": job.threads}
-                inputs = {"shards": self.shards["pretrain"], **self.label_file(arm), **weights, **validation}
+                inputs = {"shards": self.shards["pretrain"], **self.label_file(arm), **weights, **evaluated_on}
                 group = "sweep" if job.run.arms == "sweep" else f"seed-{seed}"
                 stage = self.add(f"pretrain/{name}", "pretrain", settings, inputs, group)
                 encoders.append(_Encoder(name, stage, arm.ratio, arm.kind, seed, f"ledger/{arm.name}"))

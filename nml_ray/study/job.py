@@ -148,10 +148,22 @@ class Job(Settings):
             raise Misplaced("nothing uses 'data': add a section 'pretrain', 'encoders' or 'noise'", "data")
         if VALIDATION in self.given_splits() and not (self.pretrain and self.pretrain.objective == "supervised"):
             raise Misplaced("only supervised pre-training is validated with images", "data", "shards", VALIDATION)
-        if self.pretrain and self.noise and self.noise.kind == "caption_swap":
+        if self.pretrain:
+            self._check_objective(self.pretrain)
+
+    def _check_objective(self, pretrain: PretrainSettings) -> None:
+        swaps = self.noise is not None and self.noise.kind == "caption_swap"
+        if pretrain.objective == "supervised" and swaps:
             raise Misplaced(
                 "supervised pre-training reads labels, which caption_swap leaves as they are", "noise", "kind"
             )
+        if pretrain.objective == "clip" and self.noise and not swaps:
+            words = f"objective clip reads captions, which {self.noise.kind} leaves as they are: take caption_swap"
+            raise Misplaced(words, "noise", "kind")
+        zero_shot = pretrain.zero_shot()
+        if zero_shot and zero_shot.split not in self.given_splits():
+            words = f"the data has no split '{zero_shot.split}', only {', '.join(self.given_splits())}"
+            raise Misplaced(words, "pretrain", "clip", "zero_shot", "split")
 
     def _check_features(self) -> None:
         encoders = self.pretrain is not None or bool(self.encoders)

@@ -15,6 +15,7 @@ from nml_ray.pretrain.plan import ArmPlan, GroupPlan
 from nml_ray.storage.artifact import Store
 
 CLASSES = [f"class-{number}" for number in range(5)]
+WORDS = ("bell", "ship", "lamp", "tree", "coin")  # what the captions call the classes
 
 
 def tiny_samples(count: int, broken: tuple[int, ...] = ()):
@@ -26,7 +27,8 @@ def tiny_samples(count: int, broken: tuple[int, ...] = ()):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         data = b"broken" if number in broken else buffer.getvalue()
-        yield Sample(key=f"sample-{number:04d}", image=data, extension="png", label=label)
+        caption = f"{WORDS[label]} in room {number % 7}"
+        yield Sample(key=f"sample-{number:04d}", image=data, extension="png", label=label, caption=caption)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,7 @@ def tiny_data(tmp_path_factory) -> Path:
     return directory
 
 
-def group_plan(root: Path, data: Path, ratios=("0", "0.3"), **settings) -> GroupPlan:
+def group_plan(root: Path, data: Path, ratios=("0", "0.3"), kind="symmetric", **settings) -> GroupPlan:
     """A plan over tiny data: arms by ratio, each with a new attempt of its own in the store at `root`."""
     pretrain = PretrainSettings.model_validate(
         {
@@ -49,7 +51,7 @@ def group_plan(root: Path, data: Path, ratios=("0", "0.3"), **settings) -> Group
         }
     )
     arms = []
-    for arm in NoiseSettings(ratios=ratios, seed=3).arms():
+    for arm in NoiseSettings(kind=kind, ratios=ratios, seed=3).arms():
         attempt = Store(root).attempt("pretrain", f"arm-{arm.ratio}")
         arms.append(ArmPlan(arm.name, arm.hashed(), str(attempt.path), tuple(map(str, attempt.earlier))))
     plan = GroupPlan(str(data), pretrain.model_dump(mode="json"), seed=1, threads=1, arms=tuple(arms))

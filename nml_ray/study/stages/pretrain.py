@@ -62,7 +62,15 @@ def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
         checkpoint_steps=context.run.checkpoint_steps,
         undecodable_limit=context.run.undecodable_limit,
         validation=str(first.inputs["validation"].path / VALIDATION) if "validation" in first.inputs else "",
+        zero_shot=_zero_shot(first),
     )
+
+
+def _zero_shot(task: Task) -> str:
+    """Where the images lie that are classified by text, if any are."""
+    if "zero_shot" not in task.inputs:
+        return ""
+    return str(task.inputs["zero_shot"].path / task.stage.settings["pretrain"]["clip"]["zero_shot"]["split"])
 
 
 def _recipe(task: Task) -> dict[str, Any]:
