@@ -23,8 +23,7 @@ class EpochCurve:
 
     `accuracy_flipped` is against the given (wrong) label: how far the noise has been fitted. `recovered_flipped` is
     against the clean label of the same samples; None where captions are fed. `validation_*` are of other images of the
-    same classes, under their clean labels. `zero_shot` is the accuracy on downstream images of classes that are known by
-    their names alone.
+    same classes, under their clean labels. `zero_shot` is the accuracy on downstream images, by class names.
     """
 
     epoch: int
