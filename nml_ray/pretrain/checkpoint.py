@@ -1,4 +1,4 @@
-"""Checkpoints of an arm: safetensors and JSON, written aside and committed by a rename.
+"""Checkpoints of an arm: safetensors and JSON, copied in the training loop, written and committed behind its back.
 
 <attempt>/checkpoints/step-000000420/model.safetensors, optimiser.safetensors, average.safetensors (where an average of
 the weights is kept), state.json
@@ -8,39 +8,68 @@ No generator state is kept: after the start nothing draws from a global generato
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nml_ray.pretrain.arm import BaseArm
 from nml_ray.pretrain.resume import FOLDER, committed
-from nml_ray.storage.atomic import sync_tree
+from nml_ray.storage.atomic import sync_directory, sync_tree
 
 KEPT = 2  # the newest two: arms of a group may commit a step apart when a run is killed
 
 
-def save(arm: BaseArm[Any], attempt: Path, step: int, state: dict[str, Any]) -> None:
-    """Commit the arm after `step` steps; `state` is plain data kept beside it."""
-    target = attempt / FOLDER / f"step-{step:09d}"
-    if target.exists():
-        return
-    aside = target.with_name(f"aside-{step:09d}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(_plain(arm.model.state_dict()), aside / "model.safetensors")
-    save_file(_plain(arm.optimiser.state()), aside / "optimiser.safetensors")
-    if arm.average:
-        save_file(_plain(arm.average.model.state_dict()), aside / "average.safetensors")
-    scale = arm.scale.state() if arm.scale else None
-    facts = {"step": step, "counts": arm.counts.tolist(), "loss_scale": scale, **state}
-    (aside / "state.json").write_text(json.dumps(facts))
-    sync_tree(aside)
-    aside.rename(target)
-    for old in committed(attempt)[:-KEPT]:
-        shutil.rmtree(old)
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of an arm after `step` steps, apart from the training that goes on: tensors by file, and plain data."""
+
+    attempt: Path
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, arm: BaseArm[Any], attempt: Path, step: int, state: Mapping[str, Any]) -> "Snapshot":
+        """Copy the arm's tensors; `state` is plain data that is not changed afterwards."""
+        scale = arm.scale.state() if arm.scale else None
+        copied = {"step": step, "counts": arm.counts.tolist(), "loss_scale": scale, **state}
+        tensors = {"model": arm.model.state_dict(), "optimiser": arm.optimiser.state()}
+        if arm.average:
+            tensors["average"] = arm.average.model.state_dict()
+        return cls(attempt, step, {file: _copies(values) for file, values in tensors.items()}, copied)
+
+    @property
+    def directory(self) -> Path:
+        """The checkpoint, once it is committed."""
+        return self.attempt / FOLDER / f"step-{self.step:09d}"
+
+    @property
+    def _aside(self) -> Path:
+        return self.directory.with_name(f"aside-{self.step:09d}")
+
+    def write(self) -> None:
+        """Put everything on storage, aside."""
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._aside.mkdir(parents=True)
+        for file, values in self.tensors.items():
+            save_file(dict(values), self._aside / f"{file}.safetensors")
+        (self._aside / "state.json").write_text(json.dumps(self.state))
+        sync_tree(self._aside)
+
+    def commit(self) -> None:
+        """Give what `write` wrote its name; from then on the checkpoint exists, and older ones go."""
+        if not self.directory.exists():  # an arm may go back to the step that all arms have
+            self._aside.rename(self.directory)
+            sync_directory(self.directory.parent)
+        shutil.rmtree(self._aside, ignore_errors=True)
+        for old in committed(self.attempt)[:-KEPT]:
+            shutil.rmtree(old)
 
 
 def restore(arm: BaseArm[Any], checkpoint: Path) -> dict[str, Any]:
@@ -56,5 +85,9 @@ def restore(arm: BaseArm[Any], checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }

@@ -1,8 +1,8 @@
 """The feeding log: what was really fed to an arm, as the audit will read it.
 
-<attempt>/fed/rank-0-000000120.arrow holds the records since the last flush, up to step 120: step, place in the global
-batch, hash of the key as read from the tar member's own header, label fed, weight. Undecodable images are named in
-holes-<rank>.jsonl: step, place, key, reason, and the key whose image filled the place.
+<attempt>/fed/rank-0-000000120.arrow holds the records since the last checkpoint, up to step 120: step, place in the
+global batch, hash of the key as read from the tar member's own header, label fed, weight. Undecodable images are named
+in holes-<rank>.jsonl: step, place, key, reason, and the key whose image filled the place.
 
 Where the workers of an attempt are started again, what they had fed beyond the step they go on from is moved to
 <attempt>/fed/replayed-1/ (2, ...), so that the files beside it are those that count, whatever the number of workers.
@@ -11,6 +11,7 @@ Where the workers of an attempt are started again, what they had fed beyond the 
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ SCHEMA = pa.schema(
 
 
 class FeedingLog:
-    """The records of one rank for all arms of a group; `flush` puts them on storage under their name.
+    """The records of one rank for all arms of a group; `cut` ends a part, which is then finished.
 
     Args:
         attempts: of the arms.
@@ -55,6 +56,7 @@ class FeedingLog:
         self._held: list[tuple[NDArray[Any], ...]] = []  # step, place, hash, weight, number
         self._records = 0
         self._writers: list[pa.RecordBatchFileWriter] = []
+        self._cuts = 0
 
     def add(self, step: int, microbatches: Sequence[Microbatch]) -> None:
         """Note the microbatches that this step fed to the model."""
@@ -91,31 +93,51 @@ class FeedingLog:
         return pa.ipc.new_file(str(self._aside(attempt)), SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4"))
 
     def _aside(self, attempt: Path) -> Path:
-        return attempt / FOLDER / f".aside-{self._rank}"
+        return attempt / FOLDER / f".aside-{self._rank}-{self._cuts}"
 
-    def flush(self, step: int) -> None:
-        """Finish the file of all that was fed before `step`; before the checkpoint of `step` commits."""
+    def cut(self, step: int) -> "Cut":
+        """End the files of all that was fed before `step`; what is fed from now on goes to others."""
         self._write()
-        for attempt, writer in zip(self._attempts, self._writers, strict=False):
+        for writer in self._writers:
             writer.close()
-            aside = self._aside(attempt)
-            with open(aside, "rb") as written:
-                os.fsync(written.fileno())
-            aside.rename(aside.with_name(f"rank-{self._rank}-{step:09d}.arrow"))
-            sync_directory(aside.parent)
-            self._sync_holes(attempt)
-        self._writers = []
+        asides = [self._aside(attempt) for attempt in self._attempts] if self._writers else []
+        self._writers, self._cuts = [], self._cuts + 1
+        return Cut(self._rank, step, tuple(self._attempts), tuple(asides))
 
-    def _sync_holes(self, attempt: Path) -> None:
-        holes = attempt / f"holes-{self._rank}.jsonl"
-        if holes.exists():
-            with open(holes, "rb") as file:
-                os.fsync(file.fileno())
-        sync_directory(attempt)
+
+@dataclass(frozen=True)
+class Cut:
+    """What one rank fed between two checkpoints, written, but not yet under its name; `asides` by attempt, or none."""
+
+    rank: int
+    step: int
+    attempts: tuple[Path, ...]
+    asides: tuple[Path, ...]
+
+    def finish(self) -> None:
+        """Put the files on storage for good, under their names; before the checkpoint of `step` commits."""
+        for attempt, aside in zip(self.attempts, self.asides, strict=False):
+            _sync(aside)
+            aside.rename(part_path(attempt, self.rank, self.step))
+            sync_directory(aside.parent)
+            holes = attempt / f"holes-{self.rank}.jsonl"
+            if holes.exists():
+                _sync(holes)
+            sync_directory(attempt)
+
+
+def part_path(attempt: Path, rank: int, step: int) -> Path:
+    """Where the records of one rank up to a step lie."""
+    return attempt / FOLDER / f"rank-{rank}-{step:09d}.arrow"
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def set_replayed_aside(attempt: Path, step: int) -> None:
-    """Move what earlier workers of this attempt fed from `step` on out of the way; before any worker flushes.
+    """Move what earlier workers of this attempt fed from `step` on out of the way; before any worker cuts its log.
 
     `step` is that of a checkpoint, so a file lies wholly before it or after it.
     """

@@ -17,8 +17,9 @@ from nml_ray.data.draw import draw_one
 from nml_ray.data.labels import clean_labels, given_labels, logged_labels
 from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
-from nml_ray.pretrain import checkpoint
 from nml_ray.pretrain.arm import ArmFailed, BaseArm
+from nml_ray.pretrain.checkpoint import Snapshot, restore
+from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
@@ -111,20 +112,25 @@ class _Run:
             set_replayed_aside(attempt, start)
         telemetry = Telemetry(attempts if rank_zero else [], self.loader.timers, self.settings.batch)
         total = self.steps * self.settings.batch
-        for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
-            losses, rate = self._step(step, microbatches)
-            log.add(step, microbatches)
-            if rank_zero:
-                telemetry.step(step, step // self.epoch_steps, rate, losses)
-                self.report((step + 1) * self.settings.batch, total, "images")
-            if (step + 1) % self.epoch_steps == 0:
-                self._end_epoch(step // self.epoch_steps)
-            if (step + 1) % (self.plan.checkpoint_steps or self.epoch_steps) == 0 or step + 1 == self.steps:
-                self._commit(step + 1, log)
-            if all(running.error for running in self.arms):
-                break
+        with Committer(self.world.size) as committer:
+            for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
+                losses, rate = self._step(step, microbatches)
+                log.add(step, microbatches)
+                if rank_zero:
+                    telemetry.step(step, step // self.epoch_steps, rate, losses)
+                    self.report((step + 1) * self.settings.batch, total, "images")
+                if (step + 1) % self.epoch_steps == 0:
+                    self._end_epoch(step // self.epoch_steps)
+                if (step + 1) % (self.plan.checkpoint_steps or self.epoch_steps) == 0 or step + 1 == self.steps:
+                    committer.submit(log.cut(step + 1), self._snapshots(step + 1) if rank_zero else ())
+                if all(running.error for running in self.arms):
+                    break
         telemetry.close()
-        if rank_zero:
+        self._export()
+
+    def _export(self) -> None:
+        """Leave the encoders and curves of the arms that came to their end."""
+        if self.world.rank == 0:
             for running in self.arms:
                 if not running.error:
                     self.objective.export(running.arm, running.attempt)
@@ -134,7 +140,7 @@ class _Run:
         available = [checkpoints([Path(arm.attempt), *map(Path, arm.earlier)]) for arm in self.plan.arms]
         step, found = common_resume(available)
         for running, saved in zip(self.arms, found, strict=False):
-            state = checkpoint.restore(running.arm, saved)
+            state = restore(running.arm, saved)
             running.curves, running.lineage = state["curves"], state["lineage"]
             self.undecodable = state["undecodable"]
         for running in self.arms:
@@ -186,14 +192,18 @@ class _Run:
             running.curves.append({**epoch_curve(epoch, running.arm.counts), **columns})
             running.arm.counts = np.zeros_like(running.arm.counts)
 
-    def _commit(self, step: int, log: FeedingLog) -> None:
-        log.flush(step)
-        self.world.barrier()
-        if self.world.rank == 0:
-            for running in self.arms:
-                if not running.error:
-                    state = {"curves": running.curves, "lineage": running.lineage, "undecodable": self.undecodable}
-                    checkpoint.save(running.arm, running.attempt, step, state)
+    def _snapshots(self, step: int) -> list[Snapshot]:
+        """Copies of the arms that go on, for their checkpoints."""
+        return [
+            Snapshot.of(
+                running.arm,
+                running.attempt,
+                step,
+                {"curves": [*running.curves], "lineage": running.lineage, "undecodable": self.undecodable},
+            )
+            for running in self.arms
+            if not running.error
+        ]
 
     def outcome(self, running: RunningArm) -> ArmOutcome:
         """The facts of an arm for its record."""

@@ -48,7 +48,7 @@ def feed(store, planned, inputs, data):
     log = FeedingLog([attempt.path], 0, dataset.key, [given_labels(dataset, noise(stage))])
     for step, microbatches in enumerate(Loader(dataset, plan).steps(0, 4)):
         log.add(step, microbatches)
-    log.flush(4)
+    log.cut(4).finish()
     lineage = [{"attempt": attempt.path.name, "from_step": 0}]
     attempt.finish(steps=4, steps_per_epoch=2, dropped_per_epoch=8, lineage=lineage)
 

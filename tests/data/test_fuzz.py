@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -305,7 +306,7 @@ def test_damage_while_training(sound, tmp_path, part):
     for case in range(part, 80, 2):
         directory = shutil.copytree(sound, tmp_path / f"case-{case}")
         rng, damage = np.random.default_rng(case), DURING[case % len(DURING)]
-        fed = feed(directory, lambda d=damage, r=rng, w=directory: with_old_times(w, lambda: d(w, r)))
+        fed = feed(directory, partial(with_old_times, directory, partial(damage, directory, rng)))
         if fed.error:
             check_error(fed.error, directory, damage.__name__)
         else:

@@ -94,7 +94,7 @@ def lanes_as_written(hashes, sizes, lanes, block, seed, epoch, batch):
     """`order: lanes` as its contract words it, sample by sample."""
     names, starts = [f"x-{i}.tar" for i in range(len(sizes))], np.cumsum([0, *sizes]).tolist()
     drawn = draw("order", seed, hashes, epoch).tolist()
-    stream = []
+    stream: list[int] = []
     for shard in sorted(range(len(sizes)), key=lambda s: draw_one("shards", seed, names[s], epoch)):
         stream += range(starts[shard], starts[shard + 1])
     turn = draw_one("rotate", seed, "", epoch) % len(stream)

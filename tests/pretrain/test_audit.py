@@ -188,7 +188,7 @@ def feed(attempt, data, ranks, start, stop, every=3):
         for step, microbatches in zip(range(start, stop), loader.steps(start, stop), strict=True):
             log.add(step, microbatches)
             if (step + 1) % every == 0 or step + 1 == stop:
-                log.flush(step + 1)
+                log.cut(step + 1).finish()
 
 
 def two_attempts(root, data, ranks):
