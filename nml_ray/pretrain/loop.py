@@ -22,6 +22,7 @@ from nml_ray.pretrain.checkpoint import Snapshot, restore
 from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
+from nml_ray.pretrain.device import training_device
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
 from nml_ray.pretrain.inputs import Fed, Inputs
 from nml_ray.pretrain.objectives import objective_of
@@ -79,7 +80,7 @@ class _Run:
         )
         self.epoch_steps = self.schedule.steps_per_epoch
         self.steps = self.epoch_steps * settings.epochs
-        self.device = torch.device(plan.device)
+        self.device = training_device(plan.device)
         self.objective = objective_of(plan, settings, dataset)
         self.arms = [self._build(arm, dataset) for arm in plan.arms]
         spec = self.arms[0].arm.model.encoder.input
@@ -92,7 +93,8 @@ class _Run:
             settings.augmentation,
             self.schedule.batch,
         )
-        self.loader = Loader(dataset, loader_plan, world.rank, world.size, plan.decode_threads)
+        pinned = self.device.type == "cuda"
+        self.loader = Loader(dataset, loader_plan, world.rank, world.size, plan.decode_threads, pinned)
         self.undecodable = 0.0
 
     def _build(self, arm: ArmPlan, dataset: Dataset) -> RunningArm:

@@ -4,11 +4,13 @@ The worker's own errors come back as values, so that Ray retries only what a ret
 """
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
+import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
@@ -22,19 +24,26 @@ STARTS = 2  # failed starts of the worker group; Ray's own default tries for eve
 
 
 def train_on_ray(plan: GroupPlan, workers: int, storage: str) -> list[ArmOutcome]:
-    """Train a group on `workers` Ray workers that reserve `plan.cpus` each.
+    """Train a group on `workers` Ray workers that reserve `plan.cpus` each, and a GPU for device cuda.
 
     `storage` is a directory for Ray's own files.
 
     Raises:
-        UserError: a mistake of the user's that a worker found.
+        UserError: a mistake of the user's that a worker found, or fewer GPUs than workers.
         ray.train.TrainingFailedError: workers died more often than is retried.
     """
+    on_gpu = plan.device == "cuda"
+    if on_gpu and (gpus := ray.cluster_resources().get("GPU", 0)) < workers:
+        raise UserError(f"the cluster has {gpus:g} GPUs", where="run.device: cuda", expected=f"one a worker: {workers}")
     trainer = TorchTrainer(
         _worker,
         train_loop_config=asdict(plan),
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": plan.cpus}),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": plan.cpus, **({"GPU": 1} if on_gpu else {})},
+        ),
         run_config=RunConfig(
             name=attempt_name(plan),
             storage_path=storage,
@@ -54,6 +63,8 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     from nml_ray.pretrain.world import World
 
     plan = GroupPlan.from_data(config)
+    if plan.device == "cuda":
+        plan = replace(plan, device=str(ray.train.torch.get_device()))
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     first = Attempt(Path(plan.arms[0].attempt))

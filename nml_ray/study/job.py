@@ -31,6 +31,8 @@ class RunSettings(Settings):
     """CPUs that Ray may hand out; all of the machine's when left out. A worker takes `threads` + `decode_threads`."""
     workers: Count = 1
     """Workers of one pre-training run (data parallel)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where pre-training computes; under Ray each worker takes one GPU for `cuda`."""
     arms: Literal["shared", "sweep"] = "shared"
     """`shared`: arms share workers and one decoded image stream; `sweep`: each arm and seed is a Ray Tune trial."""
     arms_per_worker: Count | None = None

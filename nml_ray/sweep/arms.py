@@ -41,7 +41,10 @@ def train_as_trials(plans: Sequence[GroupPlan], workers: int, storage: str) -> l
 
     Resuming needs nothing of Tune's: finished arms are artifacts and never come here, others have checkpoints.
     """
-    at_once = concurrency(ray.cluster_resources().get("CPU", 0), workers, plans[0].cpus)
+    cluster = ray.cluster_resources()
+    at_once = concurrency(cluster.get("CPU", 0), workers, plans[0].cpus)
+    if plans[0].device == "cuda":
+        at_once = max(1, min(at_once, int(cluster.get("GPU", 0) // workers)))  # too few for one: its run says so
     trials = [
         Trial(attempt_name(plan), "", {"plan": asdict(plan), "workers": workers, "storage": storage}) for plan in plans
     ]

@@ -61,6 +61,7 @@ def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
         decode_threads=context.run.decode_threads,
         checkpoint_steps=context.run.checkpoint_steps,
         undecodable_limit=context.run.undecodable_limit,
+        device=context.run.device,
         validation=str(first.inputs["validation"].path / VALIDATION) if "validation" in first.inputs else "",
         zero_shot=_zero_shot(first),
     )
