@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -148,3 +150,15 @@ def test_objects_are_never_unpickled(tmp_path, monkeypatch):
 def test_an_absent_pretraining_is_named(tmp_path):
     with pytest.raises(UserError, match=r"encoder\.json"):
         load_encoder(tmp_path)
+
+
+def test_a_narrow_small_resnet_trains_on_large_images():
+    """In a process of its own: a strided 1x1 convolution ended it by a segmentation fault here."""
+    code = (
+        "import torch; from nml_ray.models.small_resnet import build_small_resnet; torch.set_num_threads(1)\n"
+        "model = build_small_resnet(8, 3).to(memory_format=torch.channels_last)\n"
+        "for _ in range(4):\n"
+        "    images = torch.randn(4, 3, 224, 224).to(memory_format=torch.channels_last)\n"
+        "    model(images).sum().backward()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
