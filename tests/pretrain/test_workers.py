@@ -59,3 +59,26 @@ def test_workers_share_the_steps_of_one_and_a_killed_run_equals_the_undisturbed(
     expected, expected_curves = result(undisturbed)
     assert curves == expected_curves
     assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_strong_recipe_does_not_depend_on_the_number_of_workers(make_plan, tiny_data, tmp_path):
+    recipe = {
+        "optimiser": {"name": "lamb", "learning_rate": 0.01, "clip_norm": 1.0},
+        "loss": {"kind": "bce", "threshold": 0.2},
+        "mixing": {"mixup": 0.2, "cutmix": 1.0},
+        "randaugment": {},
+        "average": {"decay": 0.9},
+        "repeats": 2,
+    }
+    plans = [
+        replace(make_plan(store=f"of-{workers}", microbatch=8, epochs=2, **recipe), validation=str(tiny_data))
+        for workers in (1, 2)
+    ]
+    for workers, plan in enumerate(plans, 1):
+        train(plan, workers, tmp_path / "meet")
+    assert fed(plans[0]) == fed(plans[1])
+    (_, alone), (_, shared) = map(result, plans)
+    for one, other in zip(alone, shared, strict=True):
+        for name in ("loss_clean", "loss_flipped", "validation_loss"):
+            assert np.isclose(one[name], other[name], rtol=0.05)
