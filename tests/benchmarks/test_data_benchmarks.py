@@ -84,3 +84,8 @@ def test_goals_say_whether_they_are_met():
     assert measure.Goal("x", 10.0, 10).met
     assert not measure.Goal("x", 1.06, 1.05, at_least=False).met
     assert measure.ratio([4.0, 6.0, 9.0], [2.0, 2.0, 3.0]) == 3.0
+
+
+def test_checkpoint_stall(data, tmp_path):
+    result = run("checkpoint_stall", data, tmp_path)
+    assert all(len(values) == 2 for values in result["seconds"].values())
