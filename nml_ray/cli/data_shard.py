@@ -11,6 +11,7 @@ import click
 
 from nml_ray.cli.options import class_names
 from nml_ray.config.errors import UserError
+from nml_ray.storage.shard_cache import DEFAULT_SIZE
 
 if TYPE_CHECKING:
     from nml_ray.data.sharding import WriteShards
@@ -20,14 +21,14 @@ _LINE = 5.0  # seconds between two lines of progress
 
 @click.command()
 @click.argument("source", metavar="SOURCE")
-@click.argument("directory", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="OUT")
 @click.option("--samples-per-shard", type=click.IntRange(1), default=4096, show_default=True, help="Samples of a tar.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes on this machine.")
 @click.option(
     "--ray",
     metavar="ADDRESS",
     help="Write the tars as tasks of a Ray cluster: HOST:PORT; 'auto' for RAY_ADDRESS or one started on this machine; "
-    "'local' for one of this command's own. All nodes must see SOURCE and OUT by the same paths.",
+    "'local' for one of this command's own. All nodes must see SOURCE and OUT by the same paths or URLs.",
 )
 @click.option(
     "--short-side", type=click.IntRange(1), metavar="PIXELS", help="Shrink larger images to this (they become JPEG)."
@@ -48,10 +49,12 @@ _LINE = 5.0  # seconds between two lines of progress
 @click.option("--key-prefix", type=click.Choice(["shard"]), help="Make keys that occur in several tars unique.")
 @click.option("--image", default="", metavar="EXT", help="Of tars: extension of the image where samples have several.")
 @click.option("--licence", default="", help="The images' licence; kept in dataset.json.")
+@click.option("--cache", default="", metavar="DIR", help="Where tars of a SOURCE on an object store are kept.")
+@click.option("--cache-size", default=DEFAULT_SIZE, show_default=True, metavar="SIZE", help="Of it; all tars fit in.")
 @click.option("--overwrite", is_flag=True, help="Replace another finished data set in OUT.")
 def shard(
     source: str,
-    directory: Path,
+    directory: str,
     samples_per_shard: int,
     workers: int,
     ray: str | None,
@@ -68,9 +71,11 @@ def shard(
     key_prefix: str | None,
     image: str,
     licence: str,
+    cache: str,
+    cache_size: str,
     overwrite: bool,
 ) -> None:
-    """Write the images of SOURCE as shuffled, indexed tars to OUT.
+    """Write the images of SOURCE as shuffled, indexed tars to OUT, a directory or an s3:// or gs:// URL.
 
     \b
     SOURCE is one of
@@ -78,9 +83,13 @@ def shard(
       a .csv, .tsv or .parquet    paths or bytes of images, labels, captions (or a directory of .parquet)
       a directory of tars         to be cut and shuffled anew, or made smaller
       torchvision:NAME            with --root and --split; nothing is downloaded
+      an s3:// or gs:// URL       an indexed data set: its tars, read through a cache on this machine
 
     The key of a sample is its path below SOURCE without extension; further dots of the file's name become
     underscores. Keys of tars stay. Noise, order and augmentation are drawn by key: the same keys draw the same.
+
+    For an object store each tar is written to the directory for temporary files (TMPDIR), uploaded with its index, and
+    removed here: one at a time in each process.
 
     Run again after an interruption, it keeps the tars that are finished. Images keep their bytes unless --short-side
     is given. Shrinking changes what is trained on, and so every result: fed at 224 pixels, photographs of 500x375 that
@@ -95,6 +104,7 @@ def shard(
       nml-ray data shard torchvision:CIFAR10 /data/cifar/train --root /data/torchvision --split train
       nml-ray data shard /data/imagenet-tars /data/imagenet-256 --short-side 256 --quality 90 --workers 16
       nml-ray data shard /shared/photos /shared/tars --ray 10.0.0.1:6379
+      nml-ray data shard /data/flowers s3://bucket/flowers --workers 4
     """
     from nml_ray.data.resize import Resize
     from nml_ray.data.sharding import write_listing
@@ -104,7 +114,8 @@ def shard(
 
     if ray and workers > 1:
         raise UserError(f"{workers}, and --ray too", where="--workers", expected="one of them: Ray counts CPUs itself")
-    out = directory.absolute() if ray else directory
+    place = locate(directory, "OUT")
+    out = place if place.remote else place.local.absolute() if ray else place.local
     options = SourceOptions(
         classes=class_names(classes) if classes else None,
         columns=Columns(image_column, label_column, caption_column, key_column),
@@ -112,14 +123,11 @@ def shard(
         split=split,
         key_prefix=key_prefix or "",
         image=image,
+        cache=os.path.abspath(os.path.expanduser(cache)) if cache else "",
+        cache_size=cache_size,
+        shared=bool(ray),
     )
-    if locate(directory, "OUT").remote:
-        raise UserError(
-            f"'{locate(directory)}' lies on an object store",
-            where="OUT",
-            expected="a directory; finished data sets can be copied there, and are read there as they are",
-        )
-    if directory.exists() and not directory.is_dir():
+    if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UserError(f"'{directory}' is no directory", where="OUT", expected="a directory, made if need be")
     with _ray(ray) as elsewhere, opened_source(_seen_by_all(source, ray), out, options) as listing:
         for note in listing.notes:

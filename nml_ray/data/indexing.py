@@ -129,9 +129,20 @@ def _check_names(tars: Sequence[str], directory: str) -> None:
 
 
 def write_info(
-    directory: Path, names: Sequence[str], classes: Sequence[str] | None, source: str = "", licence: str = ""
+    directory: Path,
+    names: Sequence[str],
+    classes: Sequence[str] | None,
+    source: str = "",
+    licence: str = "",
+    known_bad: Sequence[str] = (),
 ) -> DatasetInfo:
     """Write dataset.json for tars whose indices exist; known bad keys of an earlier one stay if they still exist.
+
+    Args:
+        directory: holds the indices.
+        names: of the tars.
+        classes, source, licence: kept in it.
+        known_bad: more keys, of samples in the tars.
 
     Raises:
         UserError: keys that are not unique over all tars.
@@ -153,7 +164,7 @@ def write_info(
         for name, table, fact in zip(names, tables, facts, strict=True)
     )
     largest = pc.max(rows["label"]).as_py()
-    bad = _still_known_bad(directory, hashes)
+    bad = tuple(sorted({*_still_known_bad(directory, hashes), *known_bad}))
     order = key_order(rows)
     if bad:
         order = order[~np.isin(hashes[order], key_hashes(bad))]

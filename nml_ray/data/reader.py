@@ -50,7 +50,7 @@ class ShardReader:
             UserError: its tar is gone, has changed, or cannot be brought here.
         """
         shard, offset, size, _, _ = self._layout
-        return self._bytes(int(shard[number]), int(offset[number]), int(size[number]))
+        return self.read_at(int(shard[number]), int(offset[number]), int(size[number]))
 
     def read_some(self, numbers: Sequence[int]) -> Iterator[bytes]:
         """`read` of some samples; those that are requests of their own go side by side.
@@ -72,11 +72,26 @@ class ShardReader:
         """
         shard, offset, size, gap, planned = self._layout
         before = int(gap[number])
-        data = self._bytes(int(shard[number]), int(offset[number]) - before, before + int(size[number]))
+        data = self.read_at(int(shard[number]), int(offset[number]) - before, before + int(size[number]))
         found = self._plain_hash(data, int(shard[number])) if before == BLOCK else None
         if found is None or found != planned[number]:
             found = int(self.header_hash(number))
         return data[before:], np.uint64(found)
+
+    def read_at(self, shard: int, offset: int, size: int) -> bytes:
+        """Bytes of a tar, by its number.
+
+        Raises:
+            UserError: as `read`.
+        """
+        if self._by_request:
+            return self._dataset.files.some_bytes(self._dataset.info.shards[shard], offset, size)
+        data = self._pread(shard, offset, size)
+        if len(data) != size:
+            raise UserError(
+                f"ends before byte {offset + size}", where=str(self._dataset.shard_location(shard)), expected=_INDEXED
+            )
+        return data
 
     def header_key(self, number: int) -> str:
         """The sample's key as its image member's own tar header says it, for the audit.
@@ -87,7 +102,7 @@ class ShardReader:
         shards, offset, _, gap, _ = self._layout
         shard, start = int(shards[number]), int(offset[number]) - int(gap[number])
         where = str(self._dataset.shard_location(shard))
-        blocks = self._bytes(shard, start, int(gap[number]))
+        blocks = self.read_at(shard, start, int(gap[number]))
         name = member_name(blocks, where, start).decode(errors="replace")
         parts = split_name(name)
         if parts is None:
@@ -140,16 +155,6 @@ class ShardReader:
             return None
         parts = split_name(data[: data.index(0, 0, 101)].decode(errors="replace")) if 0 in data[:100] else None
         return hash_of(self._prefix(shard) + parts[0]) if parts else None
-
-    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
-        if self._by_request:
-            return self._dataset.files.some_bytes(self._dataset.info.shards[shard], offset, size)
-        data = self._pread(shard, offset, size)
-        if len(data) != size:
-            raise UserError(
-                f"ends before byte {offset + size}", where=str(self._dataset.shard_location(shard)), expected=_INDEXED
-            )
-        return data
 
     def _pread(self, shard: int, offset: int, size: int) -> bytes:
         for pause in RETRY_AFTER:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +12,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
-from nml_ray.data.dataset_info import FILE, DatasetInfo
+from nml_ray.data.dataset_info import DatasetInfo
 from nml_ray.data.decode import UndecodableImage
 from nml_ray.data.draw import Draws, key_hashes
-from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar, read_index, with_facts, write_index
-from nml_ray.data.indexing import Progress, is_fresh, set_known_bad, write_info
+from nml_ray.data.index import IndexOptions, index_path, index_tar, with_facts, write_index
+from nml_ray.data.indexing import Progress
 from nml_ray.data.processes import spread
 from nml_ray.data.resize import Resize, resized
+from nml_ray.data.sharding_place import PLAN, Place, put_shard, writing_to
 from nml_ray.data.shards import SHARD_NAME, annotations, shuffled, write_tar
 from nml_ray.data.sources.listing import Listing
+from nml_ray.data.sources.remote_tars import remote_members
 from nml_ray.storage.digest import digest_of
+from nml_ray.storage.link import Link
+from nml_ray.storage.location import Location
+from nml_ray.storage.scratch import scratch
 
-PLAN = "plan"  # the fact of an index that says from what, and how, its tar was made
 VERSION = 1
-SEEN_AFTER = 90.0  # seconds; NFS asks about a directory again after a minute at most
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,18 @@ class Written:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One tar to be made of the rows of a listing (in their order)."""
+    """One tar to be made of the rows of a listing (in their order).
 
-    path: Path
+    Attributes:
+        path: of the tar; it may lie on an object store.
+        source: `Listing.link`.
+    """
+
+    path: Path | Location
     rows: pa.Table
     options: IndexOptions
     resize: Resize | None
+    source: Link | None = None
 
     def digest(self) -> str:
         """Over all that fixes the tar's bytes: keys, annotations, where the members lie and their stamps."""
@@ -62,12 +69,6 @@ class ShardPlan:
         resize = vars(self.resize) if self.resize else None
         return digest_of([VERSION, rows.hexdigest(), resize, self.options.facts()])
 
-    def is_done(self) -> bool:
-        """Whether the tar is there, made by this plan and indexed since."""
-        if not self.path.exists() or not is_fresh(self.path, self.options):
-            return False
-        return index_facts(read_index(index_path(self.path))).get(PLAN) == self.digest()
-
 
 WriteShards = Callable[[Iterable[ShardPlan]], Iterator[tuple[int, list[str]]]]
 """Carries out `write_shard` for each plan, anywhere; what it returned, as it is done."""
@@ -75,7 +76,7 @@ WriteShards = Callable[[Iterable[ShardPlan]], Iterator[tuple[int, list[str]]]]
 
 def write_listing(
     listing: Listing,
-    directory: Path,
+    directory: Path | Location,
     *,
     samples_per_shard: int,
     seed: int = 0,
@@ -90,11 +91,12 @@ def write_listing(
     """Write a listing as shuffled tars with their indices and dataset.json.
 
     The shuffle is drawn from the keys (see `shuffled`), then each tar is written in one pass over its samples, one
-    image in memory at a time; it appears whole. Tars of an earlier run with the same content are kept.
+    image in memory at a time; it appears whole. Tars of an earlier run with the same content are kept. For an object
+    store each is written to a temporary directory, one at a time in each process, and uploaded with its index.
 
     Args:
         listing: what to write.
-        directory: made if need be.
+        directory: made if need be; or on an object store.
         samples_per_shard: the last shard may hold fewer.
         seed: of the shuffle.
         resize: make images smaller; None keeps their bytes.
@@ -106,87 +108,83 @@ def write_listing(
 
     Raises:
         UserError: keys that are not unique; an image that cannot be read; a directory with other tars or another
-            finished data set; tars written elsewhere that are not seen from here.
+            finished data set; tars written elsewhere that are not seen from here; an object store that cannot be
+            reached, or written.
     """
     hashes = key_hashes(_keys(listing.rows))
     _refuse_duplicates(listing.rows, hashes)
     order = shuffled(hashes, seed)
-    plans = _plans(listing, directory, order, samples_per_shard, resize)
-    directory.mkdir(parents=True, exist_ok=True)
     names = [SHARD_NAME.format(number) for number in range(-(-len(order) // samples_per_shard))]
-    _refuse_others(directory, names, overwrite)
-    for part in directory.glob(".shard-*.part"):  # of a run that was killed
-        part.unlink()
-    todo, kept, done = [], 0, 0
-    for number, plan in enumerate(plans):
-        if plan.is_done():
-            kept, done = kept + 1, done + plan.rows.num_rows
-        else:
-            todo.append(number)
-    _refuse_finished(directory, len(todo), overwrite)
-    if progress:
-        progress(done, len(order))
+    options = _options(listing, resize)
     not_resized: list[str] = []
-    waiting = _plans(listing, directory, order, samples_per_shard, resize, set(todo))
-    for samples, failures in (elsewhere or _here(min(workers, max(1, len(todo)))))(waiting):
-        not_resized += failures
-        done += samples
+    with writing_to(directory) as place:
+        _refuse_others(place, names, overwrite, directory)
+        todo = _todo(place.plans(names, options), _plans(listing, directory, order, samples_per_shard, resize))
+        _refuse_finished(place, len(todo), overwrite, directory)
+        done = len(order) - sum(todo.values())
         if progress:
             progress(done, len(order))
-    if elsewhere:
-        _await(directory, names)
-    _remove_others(directory, names)
-    info = write_info(directory, names, listing.classes, source, licence)
-    if bad := {*listing.known_bad, *info.known_bad} - set(info.known_bad):
-        info = set_known_bad(directory, sorted({*bad, *info.known_bad}))
-    return Written(info, kept, tuple(sorted(not_resized)))
+        waiting = _plans(listing, directory, order, samples_per_shard, resize, set(todo))
+        for samples, failures in (elsewhere or _here(min(workers, max(1, len(todo)))))(waiting):
+            not_resized += failures
+            done += samples
+            if progress:
+                progress(done, len(order))
+        for name in place.tars():  # of a longer data set that was overwritten
+            if name not in names and _numbered(name):
+                place.remove(name)
+        new = [names[number] for number in todo]
+        info = place.finish(names, new, listing.classes, (source, licence), listing.known_bad)
+    return Written(info, len(names) - len(todo), tuple(sorted(not_resized)))
+
+
+def _todo(made: Mapping[str, str], plans: Iterable[ShardPlan]) -> dict[int, int]:
+    """The numbers of those plans that have not been carried out, each with its samples. `made`: see `Place.plans`."""
+    return {
+        number: plan.rows.num_rows
+        for number, plan in enumerate(plans)
+        if plan.path.name not in made or made[plan.path.name] != plan.digest()
+    }
 
 
 def _here(processes: int) -> WriteShards:
     return lambda plans: spread(write_shard, plans, processes)
 
 
-def _await(directory: Path, names: list[str]) -> None:
-    """Until every tar and index is seen from here: shared storage may show another machine's files late.
-
-    Raises:
-        UserError: they do not appear.
-    """
-    deadline = time.monotonic() + SEEN_AFTER
-    while True:
-        seen = set(os.listdir(directory))  # asks the server, where a look at a single name may be answered from memory
-        missing = [name for name in names if not {name, index_path(directory / name).name} <= seen]
-        if not missing:
-            return
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{len(missing)} tars that other machines wrote are not seen from here, such as {missing[0]}",
-                where=str(directory),
-                expected="a directory on storage that all nodes share",
-            )
-        time.sleep(0.5)
-
-
 def write_shard(plan: ShardPlan) -> tuple[int, list[str]]:
     """Write one tar and its index; the number of samples, and the keys of those that could not be decoded.
 
     Raises:
-        UserError: an image that cannot be read, or another one than was listed; a full disk.
+        UserError: an image that cannot be read, or another one than was listed; a full disk; an object store that
+            cannot be reached, or written.
     """
+    if isinstance(plan.path, Path):
+        return plan.rows.num_rows, _write(plan, plan.path)
+    with scratch(str(plan.path)) as directory:
+        tar = directory / plan.path.name
+        try:
+            failures = _write(plan, tar)
+        except UserError as error:
+            raise UserError(str(error).replace(str(tar), f"{plan.path} (written to {directory} first)")) from None
+        put_shard(tar, plan.path)
+    return plan.rows.num_rows, failures
+
+
+def _write(plan: ShardPlan, tar: Path) -> list[str]:
     failures: list[str] = []
     try:
-        write_tar(plan.path, _samples(plan, failures))
-        index = with_facts(index_tar(plan.path, plan.options), **{PLAN: plan.digest()})
-        write_index(index, index_path(plan.path))
+        write_tar(tar, _samples(plan, failures))
+        index = with_facts(index_tar(tar, plan.options), **{PLAN: plan.digest()})
+        write_index(index, index_path(tar))
     except OSError as error:
         reason = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
-        raise UserError(reason, where=str(plan.path), expected="readable images and room on the disk") from None
-    return plan.rows.num_rows, failures
+        raise UserError(reason, where=str(tar), expected="readable images and room on the disk") from None
+    return failures
 
 
 def _samples(plan: ShardPlan, failures: list[str]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
     for row in plan.rows.to_pylist():
-        members = _read(row)
+        members = remote_members(plan.source, row) if plan.source else _read(row)
         if plan.resize:
             extension = row["members"][row["image"]]["extension"]
             try:
@@ -224,19 +222,23 @@ def _jpeg(extension: str) -> str:
 
 def _plans(
     listing: Listing,
-    directory: Path,
+    directory: Path | Location,
     order: NDArray[np.int64],
     samples_per_shard: int,
     resize: Resize | None,
     only: set[int] | None = None,
 ) -> Iterator[ShardPlan]:
-    image = listing.image if resize is None or not listing.image else _jpeg(listing.image)
-    numbered = listing.classes == tuple(str(number) for number in range(len(listing.classes)))
-    options = IndexOptions(None if numbered else listing.classes, image=image)
+    options = _options(listing, resize)
     for number, start in enumerate(range(0, len(order), samples_per_shard)):
         if only is None or number in only:
             rows = listing.take(order[start : start + samples_per_shard])
-            yield ShardPlan(directory / SHARD_NAME.format(number), rows, options, resize)
+            yield ShardPlan(directory / SHARD_NAME.format(number), rows, options, resize, listing.link)
+
+
+def _options(listing: Listing, resize: Resize | None) -> IndexOptions:
+    image = listing.image if resize is None or not listing.image else _jpeg(listing.image)
+    numbered = listing.classes == tuple(str(number) for number in range(len(listing.classes)))
+    return IndexOptions(None if numbered else listing.classes, image=image)
 
 
 def _keys(rows: pa.Table) -> Iterator[str]:
@@ -259,10 +261,9 @@ def _refuse_duplicates(rows: pa.Table, hashes: Draws) -> None:
     )
 
 
-def _refuse_others(directory: Path, names: list[str], overwrite: bool) -> None:
+def _refuse_others(place: Place, names: list[str], overwrite: bool, directory: Path | Location) -> None:
     """Tars that a later `data index` would take for part of the data set."""
-    others = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*.tar"))
-    foreign = [name for name in others if name not in names and not (overwrite and _numbered(name))]
+    foreign = [name for name in place.tars() if name not in names and not (overwrite and _numbered(name))]
     if foreign:
         raise UserError(
             f"holds {len(foreign)} other tars, such as {foreign[0]}",
@@ -271,9 +272,9 @@ def _refuse_others(directory: Path, names: list[str], overwrite: bool) -> None:
         )
 
 
-def _refuse_finished(directory: Path, changes: int, overwrite: bool) -> None:
+def _refuse_finished(place: Place, changes: int, overwrite: bool, directory: Path | Location) -> None:
     """A finished data set is replaced only when asked; its dataset.json goes first."""
-    if not changes or not (directory / FILE).exists():
+    if not changes or not place.finished():
         return
     if not overwrite:
         raise UserError(
@@ -281,15 +282,7 @@ def _refuse_finished(directory: Path, changes: int, overwrite: bool) -> None:
             where=str(directory),
             expected="another directory, or --overwrite",
         )
-    (directory / FILE).unlink()
-
-
-def _remove_others(directory: Path, names: list[str]) -> None:
-    """Shards of a longer data set that was overwritten."""
-    for path in directory.glob("shard-*.tar"):
-        if path.name not in names and _numbered(path.name):
-            index_path(path).unlink(missing_ok=True)
-            path.unlink()
+    place.unfinish()
 
 
 def _numbered(name: str) -> bool:

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from nml_ray.config.errors import UserError
-from nml_ray.data.sharding import Written, write_listing, write_shard
-from nml_ray.data.sources.choose import opened_source
+from nml_ray.data.sharding import ShardPlan, Written, write_listing, write_shard
+from nml_ray.data.sources.choose import SourceOptions, opened_source
+from nml_ray.storage import remote
+from nml_ray.storage.location import Location
+from tests.object_store import Bucket
 from tests.small_images import image_tree, picture
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
@@ -38,6 +41,27 @@ def test_the_bytes_of_local_processes_and_a_second_run_keeps_them(tmp_path: Path
     assert contents(tmp_path / "ray") == contents(tmp_path / "here") and len(contents(tmp_path / "ray")) == 11
     assert seen[0] == (0, 24) and seen[-1] == (24, 24) and len(seen) == 6
     assert (written.kept, shard_on_ray(tmp_path / "in", tmp_path / "ray").kept) == (0, 5)
+
+
+def test_each_task_uploads_its_own(tmp_path: Path, bucket: Bucket) -> None:
+    from nml_ray.data.sharding_on_ray import spread_on_ray
+
+    credentials = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+    def write(plan: ShardPlan) -> tuple[int, list[str]]:
+        os.environ.update(credentials)  # Ray may have been started before there was a bucket
+        return write_shard(plan)
+
+    def shard(out: Path | Location) -> Written:
+        with opened_source(str(tmp_path / "in"), out, SourceOptions(shared=True)) as listing:
+            return write_listing(listing, out, samples_per_shard=5, elsewhere=lambda plans: spread_on_ray(write, plans))
+
+    image_tree(tmp_path / "in")
+    shard(tmp_path / "here")
+    url = bucket.at("made")
+    assert shard(url).kept == 0
+    assert {one.name: remote.read(url / one.name) for one in remote.objects(url)} == contents(tmp_path / "here")
+    assert shard(url).kept == 5
 
 
 def test_an_unreadable_image_is_one_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,10 @@ from nml_ray.data.sources.listing import Listing, extension_of
 from nml_ray.data.sources.spool import Spool
 from nml_ray.data.sources.table import Columns, table_listing
 from nml_ray.data.sources.tars import tar_listing
-from nml_ray.storage.location import locate
+from nml_ray.storage.link import Link
+from nml_ray.storage.location import Location, locate
+from nml_ray.storage.scratch import scratch
+from nml_ray.storage.shard_cache import DEFAULT_SIZE
 
 TABLES = (".csv", ".tsv", ".parquet")
 TORCHVISION = "torchvision:"
@@ -30,6 +33,8 @@ class SourceOptions:
         root: of a table's paths, or of a torchvision set.
         split: of a torchvision set.
         key_prefix, image: of tars, as `IndexOptions`.
+        cache, cache_size: through which tars on an object store are read, as of `Link`.
+        shared: other machines read it too.
     """
 
     classes: Sequence[str] | None = None
@@ -38,22 +43,40 @@ class SourceOptions:
     split: str = ""
     key_prefix: str = ""
     image: str = ""
+    cache: str = ""
+    cache_size: str = DEFAULT_SIZE
+    shared: bool = False
 
 
 @contextmanager
-def opened_source(source: str, directory: Path, options: SourceOptions = SourceOptions()) -> Iterator[Listing]:
+def opened_source(
+    source: str, directory: Path | Location, options: SourceOptions = SourceOptions()
+) -> Iterator[Listing]:
     """The listing of a source, which can be read until the block ends.
 
     Args:
         source: `torchvision:NAME`; a .csv, .tsv or .parquet file, or a directory of Parquet files; a directory with
-            tars; a folder of images.
-        directory: where shards will be written; a file for images that come as bytes lies there meanwhile.
+            tars; a folder of images; an `s3://` or `gs://` URL of an indexed data set.
+        directory: where shards will be written; a file for images that come as bytes lies there meanwhile, or, if it
+            is on an object store, in the directory for temporary files.
         options: how to read it.
 
     Raises:
-        UserError: none of these; a directory inside the source; or as the source's own reader.
+        UserError: none of these; a directory inside the source; images that come as bytes, where the machines that
+            read them share no directory; or as the source's own reader.
     """
-    _check(source, options)
+    _check(source, directory, options)
+    if isinstance(directory, Location):
+        with scratch(f"images of {directory}") as aside, Spool(aside / SPOOL) as spool:
+            listing = _listing(source, spool, options)
+            if options.shared and spool.path.stat().st_size:
+                raise UserError(
+                    "its images come as bytes, which other machines cannot read from here",
+                    where=source,
+                    expected="a directory as OUT that all nodes share, or --workers instead of --ray",
+                )
+            yield listing
+        return
     if Path(source).is_dir() and directory.resolve().is_relative_to(Path(source).resolve()):
         raise UserError(f"lies in the source {source}", where=str(directory), expected="a directory outside it")
     new = not directory.exists()
@@ -69,6 +92,11 @@ def opened_source(source: str, directory: Path, options: SourceOptions = SourceO
 
 def _listing(source: str, spool: Spool, options: SourceOptions) -> Listing:
     path = Path(source)
+    if _remote(source):
+        from nml_ray.data.sources.remote_tars import remote_tar_listing
+
+        given = {"--classes": options.classes, "--key-prefix": options.key_prefix, "--image": options.image}
+        return remote_tar_listing(Link(source, options.cache, options.cache_size), given)
     if source.startswith(TORCHVISION):
         from nml_ray.data.sources.torchvision_set import torchvision_listing
 
@@ -82,15 +110,18 @@ def _listing(source: str, spool: Spool, options: SourceOptions) -> Listing:
     return _directory(path, spool, options)
 
 
-def _check(source: str, options: SourceOptions) -> None:
+def _remote(source: str) -> bool:
+    return not source.startswith(TORCHVISION) and locate(source, "SOURCE").remote
+
+
+def _check(source: str, directory: Path | Location, options: SourceOptions) -> None:
     """Refuses what is no source before anything is written."""
     path = Path(source)
-    if not source.startswith(TORCHVISION) and locate(source, "SOURCE").remote:
-        raise UserError(
-            f"'{source}' lies on an object store",
-            where="SOURCE",
-            expected="local files (jobs read tars from there as they are: `nml-ray data index`)",
-        )
+    if _remote(source):
+        place = locate(source)
+        if isinstance(directory, Location) and f"{directory.path}/".startswith(f"{place.path}/"):
+            raise UserError(f"lies in the source {source}", where=str(directory), expected="a prefix outside it")
+        return
     if source.startswith(TORCHVISION):
         if options.root is None:
             raise UserError("where are its files?", where=source, expected="--root DIR (nothing is downloaded)")
@@ -101,7 +132,7 @@ def _check(source: str, options: SourceOptions) -> None:
     raise UserError(
         f"'{source}' {what}",
         where="SOURCE",
-        expected=f"an image folder, a directory of tars, a file {', '.join(TABLES)}, or {TORCHVISION}NAME",
+        expected=f"an image folder, a directory of tars, a file {', '.join(TABLES)}, {TORCHVISION}NAME, or a URL",
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.data.index import SCHEMA
 from nml_ray.data.shards import check_key
+from nml_ray.storage.link import Link
 
 _FLUSH = 1 << 16
 MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
@@ -42,6 +43,7 @@ class Listing:
         image: extension of the image member where samples have several (`IndexOptions.image`).
         known_bad: keys of samples that are known to be undecodable.
         notes: what was left out, for the user.
+        link: to the data set on an object store whose tars `file` names; None where it names local files.
     """
 
     rows: pa.Table
@@ -49,6 +51,7 @@ class Listing:
     image: str = ""
     known_bad: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    link: Link | None = None
 
     @cached_property
     def _pieces(self) -> tuple[list[pa.RecordBatch], NDArray[np.int64]]:
