@@ -19,6 +19,7 @@ from PIL import (
     PngImagePlugin,
     PpmImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
@@ -109,6 +110,8 @@ def _by_pil(data: bytes, channels: int) -> PixelArray:
         return upright(_as_array(image, channels), _orientation(lambda: image))
     except (MemoryError, UndecodableImage):
         raise
+    except UnidentifiedImageError as error:  # its own text holds an address in memory, another one each time
+        raise UndecodableImage("no image of a known format") from error
     except Exception as error:  # whatever a plugin stumbles on, it stumbles on it again
         raise UndecodableImage(str(error) or type(error).__name__) from error
 

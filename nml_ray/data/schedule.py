@@ -68,16 +68,22 @@ class Schedule:
         """The global batch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         numbers = self.epoch(epoch).batch(place)
-        return GlobalBatch(epoch, numbers if self._good is None else self._good[numbers], self._copies)
+        chosen = numbers if self._good is None else self._good[numbers]
+        return GlobalBatch(epoch, chosen.astype(np.int64, copy=False), self._copies)
 
     def epoch(self, epoch: int) -> EpochOrder:
-        """The order of an epoch, over places in `dataset.good`; that of the next one is begun."""
+        """The order of an epoch, over places in `dataset.good`; that of the next one is begun.
+
+        Raises:
+            MemoryError: there is no room for it; that of an epoch which was made ahead is told here as well.
+        """
         with self._lock:
             for other in [other for other in self._orders if other not in (epoch, epoch + 1)]:
                 self._orders.pop(other).cancel()
             if epoch not in self._orders:
-                self._orders[epoch] = Future()
-                self._orders[epoch].set_result(self._order(epoch))
+                made: Future[EpochOrder] = Future()
+                made.set_result(self._order(epoch))
+                self._orders[epoch] = made  # only now: one that failed is made again when it is asked for again
             if epoch + 1 not in self._orders and (self._epochs is None or epoch + 1 < self._epochs):
                 self._orders[epoch + 1] = self._maker.submit(self._order, epoch + 1)
             wanted = self._orders[epoch]

@@ -104,8 +104,9 @@ def _lineage(
         if record.get(name) != value:
             findings.add("record", f"record.json says {name} {record.get(name)}, the plan {value}")
     lineage: Sequence[Mapping[str, Any]] = record.get("lineage") or ()
-    starts = [entry["from_step"] for entry in lineage]
-    if not starts or starts[0] != 0 or starts != sorted(starts) or starts[-1] > steps:
+    starts: list[Any] = [entry.get("from_step") for entry in lineage]
+    whole = all(type(start) is int for start in starts) and all("attempt" in entry for entry in lineage)
+    if not whole or not starts or starts[0] != 0 or starts != sorted(starts) or starts[-1] > steps:
         findings.add("record", f"record.json has the lineage {list(lineage)}: attempts do not follow from step 0 on")
         return ()
     return lineage

@@ -73,8 +73,8 @@ class FeedingLog:
         filler = self._keys(hole.filler) if hole.filler >= 0 else None
         facts = {"step": step, "place": hole.place, "key": self._keys(hole.number), "reason": hole.reason}
         for attempt in self._attempts:
-            with open(attempt / f"holes-{self._rank}.jsonl", "a") as file:
-                file.write(json.dumps({**facts, "filler": filler}, ensure_ascii=False) + "\n")
+            line = json.dumps({**facts, "filler": filler}, ensure_ascii=False)
+            _append(attempt / f"holes-{self._rank}.jsonl", line.encode() + b"\n")
 
     def _write(self) -> None:
         """Append what is held to the files of the arms, which have no name of the log yet."""
@@ -129,6 +129,16 @@ class Cut:
 def part_path(attempt: Path, rank: int, step: int) -> Path:
     """Where the records of one rank up to a step lie."""
     return attempt / FOLDER / f"rank-{rank}-{step:09d}.arrow"
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line; one that a crash cut short before it ends first."""
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        file.write(line)
 
 
 def _sync(path: Path) -> None:

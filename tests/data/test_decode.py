@@ -123,6 +123,15 @@ def test_undecodable(data):
         decode_image(data, 3)
 
 
+def test_the_reason_is_the_same_each_time():
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(UndecodableImage) as caught:
+            decode_image(b"junk", 3)
+        reasons.add(str(caught.value))
+    assert reasons == {"no image of a known format"}
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 def test_a_jpeg_cut_short_anywhere_is_undecodable(options):
     data = encoded(Image.open(io.BytesIO(photographs(1)[0])).resize((160, 120)), "JPEG", **options)

@@ -165,3 +165,26 @@ def test_an_error_in_the_background_surfaces_where_its_epoch_is_asked_for(monkey
     schedule.batch(2)
     with pytest.raises(MemoryError, match="no room"):
         schedule.batch(3)
+
+
+def test_an_order_that_could_not_be_made_is_made_again_when_it_is_asked_for_again(monkeypatch):
+    real, failures = module.epoch_order, [MemoryError("no room for the order")]
+
+    def failing(*arguments, **named):
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, "epoch_order", failing)
+    schedule = Schedule(Data([20]), OrderSettings(), 0, 6, None)
+    with pytest.raises(MemoryError, match="no room"):
+        schedule.batch(0)
+    assert len(schedule.batch(0).numbers) == 6
+
+
+@pytest.mark.parametrize("bad", [(), (3,)])
+def test_numbers_are_64_bit_also_where_samples_are_excluded(bad):
+    data = Data([20], bad)
+    data.good = data.good.astype(np.int32)
+    batch = Schedule(data, OrderSettings(), 0, 6, None).batch(0)
+    assert batch.numbers.dtype == np.int64 == batch.copies.dtype

@@ -16,11 +16,12 @@ from nml_ray.data.dataset_info import read_info, save_info
 from nml_ray.data.draw import hash_of
 from nml_ray.data.labels import noise_ledger
 from nml_ray.data.ledger import write_ledger
-from nml_ray.data.loader import Loader, LoaderPlan
+from nml_ray.data.loader import Hole, Loader, LoaderPlan
 from nml_ray.data.schedule import Schedule
 from nml_ray.data.shards import write_shards
 from nml_ray.pretrain.audit import AuditedRun, audit_run
 from nml_ray.pretrain.config import PretrainSettings
+from nml_ray.pretrain.fed import _hole_lines
 from nml_ray.pretrain.feeding import FeedingLog
 from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.world import World
@@ -342,6 +343,16 @@ def test_holes_without_their_reasons_are_named(store, data):
     assert findings[0].text == "fed at weight 0 without a reason in attempt-0001/holes-*.jsonl"
 
 
+def test_a_line_that_a_crash_cut_short_does_not_swallow_the_next(tmp_path):
+    log = FeedingLog([tmp_path], 0, "key {}".format, [np.zeros(4, np.int64)])
+    log._note(0, Hole(1, 2, "junk", 3))
+    whole = (tmp_path / "holes-0.jsonl").read_bytes()
+    (tmp_path / "holes-0.jsonl").write_bytes(whole + whole[:20])
+    log._note(1, Hole(1, 2, "junk", 3))
+    lines = list(_hole_lines(tmp_path / "holes-0.jsonl"))
+    assert [(line.step, line.key, line.filler) for line in lines] == [(0, "key 2", "key 3"), (1, "key 2", "key 3")]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
@@ -404,6 +415,8 @@ def test_a_ledger_that_is_missing_is_named(store, data):
         ("dropped_per_epoch", 9, "record.json says dropped_per_epoch 9, the plan 10"),
         ("lineage", [{"attempt": "attempt-0001", "from_step": 3}], "attempts do not follow from step 0 on"),
         ("lineage", [], "attempts do not follow from step 0 on"),
+        ("lineage", [{"attempt": "attempt-0001"}], "attempts do not follow from step 0 on"),
+        ("lineage", [{"from_step": 0}], "attempts do not follow from step 0 on"),
     ],
 )
 def test_a_record_that_does_not_fit_the_plan_is_named(store, data, name, value, text):
