@@ -6,8 +6,9 @@ Every reader hands over each image's encoded bytes, as bytes of its own (a copy)
 nothing is decoded. webdataset and tarfile walk the tars and so hand over the labels too. Ours reads as the loader does:
 the image's bytes by their place in the index, and the key's hash from the tar's own header, for the audit; labels lie
 in the index, already in memory. Opening the index is a cost of its own, paid once: it stands below the table. The
-first pass begins with nothing open; a second pass is what later epochs are. The last two arms are floors: what copying
-the bytes costs by itself, out of the page cache and out of a mapped tar that has been touched before.
+first pass begins with nothing open; a second pass is what later epochs are. The last arms are floors: what copying the
+bytes costs by itself, by a system call, out of a tar mapped anew, whose pages are touched for the first time, and out
+of one that has been touched before (its pages then count as the process's memory).
 """
 
 import mmap
@@ -68,6 +69,12 @@ def copied(dataset: Dataset, numbers: Iterable[int], source: Callable[[int, int,
     return sum(len(source(shards[sample], offsets[sample], sizes[sample])) for sample in numbers)
 
 
+def out_of_fresh_maps(files: list[int], dataset: Dataset, numbers: Iterable[int]) -> int:
+    """Bytes of all images; nothing is mapped before, nor after."""
+    maps = [mmap.mmap(file, 0, access=mmap.ACCESS_READ) for file in files]
+    return copied(dataset, numbers, lambda shard, at, size: maps[shard][at : at + size])
+
+
 def floors(directory: Path, dataset: Dataset, numbers: list[int]) -> dict[str, Callable[[], int]]:
     """The cheapest ways to a copy of each image's bytes."""
     files = [os.open(path, os.O_RDONLY) for path in tars(directory)]
@@ -76,6 +83,7 @@ def floors(directory: Path, dataset: Dataset, numbers: list[int]) -> dict[str, C
         "floor: pread alone": partial(
             copied, dataset, numbers, lambda shard, at, size: os.pread(files[shard], size, at)
         ),
+        "floor: copy out of a fresh map": partial(out_of_fresh_maps, files, dataset, numbers),
         "floor: copy out of a warm map": partial(
             copied, dataset, numbers, lambda shard, at, size: maps[shard][at : at + size]
         ),
