@@ -3,13 +3,14 @@
 import tempfile
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from nml_ray.config.errors import UserError
 from nml_ray.config.settings import Settings
 from nml_ray.storage.atomic import write_json
 from nml_ray.storage.link import Link, followed
 from nml_ray.storage.location import Location
+from nml_ray.storage.names import RELATIVE, flaw_of
 from nml_ray.storage.patience import Patience
 
 FILE = "dataset.json"
@@ -19,15 +20,26 @@ class ShardInfo(Settings):
     """One tar of a data set."""
 
     name: str
-    """Path below the data set's directory."""
-    samples: int
+    """Path below the data set's directory, with `/` between its parts; ends in `.tar`."""
+    samples: int = Field(ge=0)
     """Samples in it."""
-    bytes: int
+    bytes: int = Field(ge=0)
     """Size of the tar; another size means another file."""
-    digest: str
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     """sha256 over (key, content digest, label, caption) in tar order."""
-    index_crc32: int
+    index_crc32: int = Field(ge=0, lt=2**32)
     """CRC-32 of its index file."""
+
+    @field_validator("name")
+    @classmethod
+    def _lies_below(cls, name: str) -> str:
+        """Others take it for a path of their own disk.
+
+        Raises:
+            UserError: it could lead elsewhere.
+        """
+        refuse_name(name)
+        return name
 
 
 class DatasetInfo(Settings):
@@ -47,12 +59,29 @@ class DatasetInfo(Settings):
     """Keys of undecodable samples: excluded."""
     key_prefix: str = ""
     """"shard" where keys were made unique by their shard's name; noise then depends on the sharding."""
+    image: str = ""
+    """Extension of the image member where samples have several; "" for the usual one."""
     source: str = ""
     """Where the data came from."""
     licence: str = ""
     """Under which licence."""
     warnings: tuple[str, ...] = ()
     """What indexing noticed: members and samples skipped, keys that agree after normalisation."""
+
+
+def refuse_name(name: str, where: str = "") -> None:
+    """Refuse what is no name of a tar below a directory.
+
+    Args:
+        name: of a tar.
+        where: of the data set, for messages.
+
+    Raises:
+        UserError: it is absolute, leads upwards, has empty parts, backslashes or control characters, or another
+            ending.
+    """
+    if flaw := flaw_of(name) or ("" if name.endswith(".tar") else "does not end in '.tar'"):
+        raise UserError(f"name {name!r} of a tar {flaw}", where=where, expected=RELATIVE)
 
 
 def read_info(directory: Path | Location | Link, patience: Patience | None = None) -> DatasetInfo:
@@ -66,14 +95,26 @@ def read_info(directory: Path | Location | Link, patience: Patience | None = Non
     path = directory / FILE
     expected = f"a directory of indexed tars; make it with `nml-ray data index {directory}`"
     try:
-        info = DatasetInfo.model_validate_json(_bytes(path, patience))
+        data = _bytes(path, patience)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError("is missing", where=str(path), expected=expected) from None
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise UserError(f"cannot be read ({error})", where=str(path), expected=expected) from None
+    try:
+        info = DatasetInfo.model_validate_json(data)
+    except UserError as error:
+        raise UserError(str(error), where=str(path)) from None
+    except ValidationError as error:
+        raise UserError(f"cannot be read ({_first(error)})", where=str(path), expected=expected) from None
     if info.format != 1:
         raise UserError(f"has format {info.format}", where=str(path), expected=expected)
     return info
+
+
+def _first(failure: ValidationError) -> str:
+    first = failure.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def _bytes(path: Path | Location, patience: Patience | None) -> bytes:

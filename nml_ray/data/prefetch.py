@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 
-from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.remote_files import RemoteFiles
 
@@ -62,7 +61,7 @@ class Prefetcher:
         while (shard := self._next()) is not None:
             try:
                 self._files.bring_ahead(self._dataset.info.shards[shard], self._dataset.tables[shard], self._check)
-            except (UserError, OSError, CancelledError):
+            except Exception:  # whatever it is, it is told by whoever reads the tar, and the next tar is brought
                 self.used(shard)
 
     def _check(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nml_ray.config.errors import UserError
-from nml_ray.data.dataset_info import FILE
+from nml_ray.data.dataset_info import FILE, refuse_name
 from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar, read_index, with_facts, write_index
 from nml_ray.storage import remote
 from nml_ray.storage.location import Location
@@ -37,8 +37,10 @@ class Workplace:
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         remote.download(self.location / name, self.path / name)
 
-    def index(self, tars: Sequence[str], options: IndexOptions, done: Callable[[str], None]) -> None:
-        """Index some tars, one on the disk at a time.
+    def index(
+        self, tars: Sequence[str], options: IndexOptions, done: Callable[[str], None], held: Sequence[str] = ()
+    ) -> None:
+        """Index some tars, one on the disk at a time; the indices of those `held` are not put into the store yet.
 
         Raises:
             UserError: as `index_tar`; a store that cannot be reached or written.
@@ -54,8 +56,18 @@ class Workplace:
                 raise UserError(str(error).replace(str(tar), str(source))) from None
             finally:
                 tar.unlink(missing_ok=True)
-            remote.upload(index_path(tar), self.location / index_path(Path(name)).as_posix())
+            if name not in held:
+                self.put_indices([name])
             done(name)
+
+    def put_indices(self, tars: Sequence[str]) -> None:
+        """Put the indices of some tars into the store.
+
+        Raises:
+            UserError: it cannot be reached or written.
+        """
+        for name in tars:
+            remote.upload(index_path(self.path / name), self.location / index_path(Path(name)).as_posix())
 
     def stale(self, options: IndexOptions) -> list[str]:
         """The tars whose index is missing, damaged, made with other options, or of another version of the tar."""
@@ -82,10 +94,12 @@ def workplace(location: Location, directory: Path) -> Workplace:
     """The tars below a remote directory, and its dataset.json, if there is one, in a local one.
 
     Raises:
-        UserError: there is no tar; no such bucket, no access.
+        UserError: there is nothing; a tar's key that could lead out of a local directory; no such bucket, no access.
     """
     there = {one.name: one for one in remote.objects(location, QUICK)}
     tars = [name for name in there if name.endswith(".tar") and not PurePosixPath(name).name.startswith(".")]
+    for name in tars:
+        refuse_name(name, str(location))
     if FILE in there:
         remote.download(location / FILE, directory / FILE)
     return Workplace(location, directory, tuple(sorted(tars, key=lambda name: (PurePosixPath(name).name, name))), there)

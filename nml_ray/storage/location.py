@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, quote, unquote
 
 from nml_ray.config.errors import UserError, nearest_name
+from nml_ray.storage.names import flaw_of
 
 OPTIONS = {
     "s3": ("endpoint_override", "scheme", "region", "anonymous"),
@@ -132,9 +133,8 @@ def _remote(scheme: str, rest: str, where: str) -> Location:
     if options.get("scheme", "https") not in ("http", "https"):
         raise UserError(f"scheme={options['scheme']}", where=where, expected="http or https")
     path = path.strip("/")
-    if not path or "//" in path:
-        found = "has an empty part" if path else "names no bucket"
-        raise UserError(f"'{scheme}://{path}' {found}", where=where, expected=f"{scheme}://BUCKET/PREFIX")
+    if flaw := flaw_of(path) if path else "names no bucket":
+        raise UserError(f"'{scheme}://{path}' {flaw}", where=where, expected=f"{scheme}://BUCKET/PREFIX")
     return Location(scheme, path, tuple(sorted(options.items())))
 
 

@@ -66,13 +66,20 @@ def persistent(
         check: called twice a second between two tries; what it raises is raised here.
 
     Raises:
-        UserError: it lasted too long, or cannot pass (no such object, access denied).
+        UserError: it lasted too long, or cannot pass (no such object, access denied, a name or option that pyarrow
+            does not take).
     """
+    import pyarrow as pa
+
     patience = patience or PATIENCE
     began = tries = 0.0
     while True:
         try:
             return action()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise UserError(
+                f"cannot be asked for ({reason(error)})", where=where, expected="a URL that the object store can serve"
+            ) from None
         except OSError as error:
             told = lasting(error, where)
             if told is not None:

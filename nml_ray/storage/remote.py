@@ -170,8 +170,7 @@ def download(
     if isinstance(target, Path):
         with open(target, "wb") as opened:
             return download(location, opened.fileno(), size, patience=patience, check=check)
-    source = filesystem(location)
-    file = persistent(lambda: source.open_input_file(location.path), str(location), patience, check)
+    file = persistent(lambda: filesystem(location).open_input_file(location.path), str(location), patience, check)
     with file:
         total = file.size()
         if size is not None and total != size:
