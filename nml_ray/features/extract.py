@@ -6,6 +6,7 @@ A batch never crosses a shard and holds its samples in index order, so features 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,7 @@ class Extractor:
         self.encoders = [load_encoder(Path(encoder.directory)).to(plan.device) for encoder in plan.encoders]
         self._pool = ThreadPoolExecutor(plan.decode_threads, thread_name_prefix="decode")
         self._split = cache(self._open)
+        self._readers: list[ShardReader] = []
 
     def __enter__(self) -> Self:
         return self
@@ -46,8 +48,19 @@ class Extractor:
         self.close()
 
     def close(self) -> None:
-        """End the decoding threads."""
+        """End the threads that decode and those that bring tars."""
+        for reader in self._readers:
+            reader.close()
         self._pool.shutdown(cancel_futures=True)
+
+    def expect(self, items: Sequence[WorkItem]) -> None:
+        """Bring the tars of items here before they are extracted, in this order, where they lie on an object store."""
+        for split, shards in groupby(items, lambda item: item.split):
+            dataset, reader, numbers = self._split(split)
+            if dataset.files.remote:
+                reader.prefetch(
+                    np.concatenate([numbers[item.shard] for item in shards]), share=2
+                )  # while splits change
 
     def extract(self, item: WorkItem, report: Report = lambda images: None) -> ShardDone:
         """Write features and sums of one shard for the item's encoders.
@@ -57,9 +70,9 @@ class Extractor:
         Raises:
             UserError: an image cannot be decoded.
         """
-        dataset, shards = self._split(item.split)
+        dataset, reader, shards = self._split(item.split)
         numbers = shards[item.shard]
-        values = self._forward(dataset, numbers, item.encoders, report)
+        values = self._forward(dataset, reader, numbers, item.encoders, report)
         keys = keys_of(dataset, numbers)
         failures = {}
         for place in item.encoders:
@@ -69,19 +82,25 @@ class Extractor:
                 failures[place] = str(error)
         return ShardDone(item.split, item.shard, len(numbers), failures)
 
-    def _open(self, split: str) -> tuple[Dataset, dict[str, NDArray[np.int64]]]:
+    def _open(self, split: str) -> tuple[Dataset, ShardReader, dict[str, NDArray[np.int64]]]:
         dataset = Dataset.open(Path(self.plan.data) / split)
-        return dataset, dict(shards_of(dataset))
+        self._readers.append(ShardReader(dataset, open_files=1))
+        return dataset, self._readers[-1], dict(shards_of(dataset))
 
     @torch.inference_mode()
     def _forward(
-        self, dataset: Dataset, numbers: NDArray[np.int64], places: Sequence[int], report: Report
+        self,
+        dataset: Dataset,
+        reader: ShardReader,
+        numbers: NDArray[np.int64],
+        places: Sequence[int],
+        report: Report,
     ) -> dict[int, NDArray[np.float32]]:
         """Features float32 [N, dim] by the place of the encoder."""
         encoders = {place: self.encoders[place] for place in places}
         values = {place: np.empty((len(numbers), encoder.dim), np.float32) for place, encoder in encoders.items()}
         forms = list(dict.fromkeys(form(encoder.input) for encoder in encoders.values()))
-        decoder = Decoder(dataset, ShardReader(dataset), forms, self._pool)
+        decoder = Decoder(dataset, reader, forms, self._pool)
         start = 0
         for images in decoder.batches(numbers, self.settings.batch):
             stop = start + len(images[forms[0]])
@@ -109,6 +128,7 @@ def extract_all(plan: ExtractionPlan, items: Sequence[WorkItem], report: Report)
     if not items:
         return []
     with Extractor(plan) as extractor:
+        extractor.expect(items)
         return [extractor.extract(item, report) for item in items]
 
 

@@ -39,7 +39,10 @@ def extract_on_ray(
         return []
     fitting = int(ray.cluster_resources().get("CPU", 0) // plan.cpus)
     size = max(1, min(workers, len(items), fitting))
-    rows = [{"item": json.dumps(asdict(item))} for item in items]
+    texts = [json.dumps(asdict(item)) for item in items]
+    # whichever actor of a machine works on it next, it finds the tar in the machine's cache
+    ahead = size if len([node for node in ray.nodes() if node["Alive"]]) == 1 else len(items)
+    rows = [{"item": text, "coming": "".join(texts[n + ahead : n + ahead + 1])} for n, text in enumerate(texts)]
     done = []
     with _quiet():
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -71,16 +74,18 @@ class _ShardWorker:
             self._error = str(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        item = json.loads(str(batch["item"][0]))
+        item, *coming = [_work_item(str(batch[name][0])) for name in ("item", "coming") if batch[name][0]]
         try:
             if self._error:
                 raise UserError(self._error)
-            done = _persistent(
-                lambda: self._extractor.extract(WorkItem(**{**item, "encoders": tuple(item["encoders"])}))
-            )
+            done = _persistent(lambda: self._extract(item, coming))
         except UserError as error:
             return {"done": [""], "error": [str(error)]}
         return {"done": [json.dumps(asdict(done))], "error": [""]}
+
+    def _extract(self, item: WorkItem, coming: Sequence[WorkItem]) -> ShardDone:
+        self._extractor.expect([item, *coming])
+        return self._extractor.extract(item)
 
 
 def _persistent(work: Callable[[], ShardDone]) -> ShardDone:
@@ -90,6 +95,11 @@ def _persistent(work: Callable[[], ShardDone]) -> ShardDone:
         except OSError:
             time.sleep(PAUSE)
     return work()
+
+
+def _work_item(text: str) -> WorkItem:
+    data = json.loads(text)
+    return WorkItem(**{**data, "encoders": tuple(data["encoders"])})
 
 
 def _shard_done(data: dict[str, Any]) -> ShardDone:

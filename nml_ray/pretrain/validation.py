@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +57,11 @@ class Validation:
         order, weights = validation_order(len(self.dataset.good), self.batch, world.rank, world.size)
         numbers = self.dataset.good[order]
         sums = torch.zeros((len(models), 4), dtype=torch.float64)
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="validation") as pool:
-            decoder = Decoder(self.dataset, ShardReader(self.dataset), [form(self.spec)], pool)
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(self.threads, thread_name_prefix="validation"))
+            reader = stack.enter_context(closing(ShardReader(self.dataset)))
+            reader.prefetch(numbers.reshape(-1), world.size)
+            decoder = Decoder(self.dataset, reader, [form(self.spec)], pool)
             batches = decoder.batches(numbers.reshape(-1), self.batch)
             for batch, row, weight in zip(batches, numbers, torch.from_numpy(weights), strict=True):
                 images = normalised(batch[form(self.spec)], self.spec, self.device)

@@ -1,4 +1,5 @@
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.decode import open_image
 from nml_ray.data.indexing import set_known_bad
+from nml_ray.data.prefetch import Prefetcher
 from nml_ray.data.reader import ShardReader
 from nml_ray.features.extract import Extractor, extract_all, facts_of
 from nml_ray.features.plan import all_items, left_to_do, splits_of
@@ -18,6 +20,7 @@ from nml_ray.features.store import read_split
 from nml_ray.features.sums import merged
 from nml_ray.models.encoder import load_encoder
 from nml_ray.models.preprocess import fit_image, normalised
+from nml_ray.storage.link import Link, write_link
 
 
 def extract(plan):
@@ -68,6 +71,31 @@ def test_features_are_the_encoders_of_each_image(make_plan, images):
         "dtype": "float32",
         "transforms": ["raw", "official"],
     }
+
+
+def test_tars_of_an_object_store_come_before_they_are_read(make_plan, images, bucket, tmp_path, monkeypatch):
+    """Each tar once, in the order of the items; the features are those of the local images."""
+    local = make_plan("local")
+    extract(local)
+    (tmp_path / "links").mkdir()
+    for split in ("train", "test"):
+        bucket.put(images / split, split)
+        write_link(tmp_path / "links" / split, Link(str(bucket.at(split)), str(tmp_path / "cache"), "10MB"))
+    asked: list[str] = []
+    ask = Prefetcher.ask
+
+    def heard(prefetcher: Prefetcher, shards: list[int], share: int) -> None:
+        asked.extend(f"{prefetcher._dataset.directory.name}/{shard}" for shard in shards)
+        ask(prefetcher, shards, share)
+
+    monkeypatch.setattr(Prefetcher, "ask", heard)
+    plan = replace(make_plan("remote"), data=str(tmp_path / "links"))
+    extract(plan)
+    assert asked == ["train/0", "train/1", "train/2", "test/0"]
+    assert bucket.faults.count("GET", ".tar") == 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode"))]
+    for here, there in zip(local.encoders, plan.encoders, strict=True):
+        assert files(there.attempt) == files(here.attempt)
 
 
 def test_an_encoder_alone_gives_the_same_bytes_as_in_company(make_plan):
