@@ -13,16 +13,21 @@ from nml_ray.storage.location import redacted
 Result = TypeVar("Result")
 
 _NOT_THERE = "is not there"
-_LASTING = {  # what no second try mends, by what object stores answer
+_LASTING = {  # what no second try mends, by the codes and words of object stores
     "does not exist": ("no_such_bucket", "no such bucket", "notfound: bucket", "specified bucket does not exist"),
-    _NOT_THERE: ("no_such_key", "status 404", "not found", "does not exist", "resource_not_found"),
     "cannot be reached with these credentials": (
         *("access_denied", "forbidden", "status 403", "invalid_access_key", "signature", "unrecognized_client"),
-        *("invalid_client_token", "expired_token", "permission denied", "unauthenticated", "status 401"),
-        *("missing_authentication", "access denied", "incomplete_signature"),
+        *("invalid_client_token", "expired_token", "permission denied", "permission_denied", "unauthenticated"),
+        *("status 401", "missing_authentication", "access denied", "incomplete_signature"),
     ),
     "lies in another region": ("permanent_redirect", "status 301", "authorization_header_malformed"),
+    _NOT_THERE: ("no_such_key", "status 404", "not found", "not_found", "does not exist"),
 }
+_PASSING = re.compile(
+    r"network_connection|slow_down|throttling|internal_(?:failure|error)|service_unavailable|request_timeout|unavailable"
+    r"|deadline_exceeded|internal\b|resource_exhausted|aborted|.*\bstatus 5\d\d\b"
+)
+_MARKS = ("AWS Error ", "google::cloud::Status(")  # what follows are the service's own words, its code first
 _FIX = {
     "does not exist": "a bucket that exists",
     _NOT_THERE: "an object that exists",
@@ -105,17 +110,34 @@ def _sleep(seconds: float, check: Callable[[], None]) -> None:
 
 
 def lasting(error: OSError, where: str) -> UserError | None:
-    """What is told at once of an error that does not pass; None where it may."""
-    text = str(error).lower()
-    if "network_connection" in text or isinstance(error, Incomplete):
+    """What is told at once of an error that does not pass; None where it may. Names of objects decide nothing."""
+    if isinstance(error, Incomplete):
         return None
-    for found, signs in _LASTING.items():
-        if any(sign in text for sign in signs):
-            kind = NotThere if found == _NOT_THERE else UserError
-            return kind(f"{found} ({reason(error)})", where=where, expected=_FIX[found])
+    code, words = _said(str(error))
+    if _PASSING.match(code):
+        return None
+    for text in (code, words):
+        for found, signs in _LASTING.items():
+            if any(sign in text for sign in signs):
+                kind = NotThere if found == _NOT_THERE else UserError
+                return kind(f"{found} ({reason(error)})", where=where, expected=_FIX[found])
     if isinstance(error, FileNotFoundError):
         return NotThere(_NOT_THERE, where=where, expected=_FIX[_NOT_THERE])
     return None
+
+
+def _said(text: str) -> tuple[str, str]:
+    """The code (with the HTTP status) and the words of the service in an error of pyarrow's, in lower case.
+
+    Pyarrow puts the names of bucket and object in quotes before them.
+    """
+    for mark in _MARKS:
+        _, found, own = text.rpartition(mark)
+        if found:
+            code, words = re.match(r"\w*(?: \(HTTP status \d+\))?", own), re.sub(r"'[^']*'", "", own)
+            assert code
+            return code[0].lower(), words.lower()
+    return "", re.sub(r"'.*'", "", text, flags=re.DOTALL).lower()
 
 
 def reason(error: BaseException) -> str:
