@@ -27,7 +27,9 @@ _PASSING = re.compile(
     r"network_connection|slow_down|throttling|internal_(?:failure|error)|service_unavailable|request_timeout|unavailable"
     r"|deadline_exceeded|internal\b|resource_exhausted|aborted|.*\bstatus 5\d\d\b"
 )
-_MARKS = ("AWS Error ", "google::cloud::Status(")  # what follows are the service's own words, its code first
+_OWN = re.compile(  # where the service's own words begin, with its code
+    r"AWS Error (?=\w+(?: \(HTTP status \d+\))? during \w+ operation)|google::cloud::Status\((?=\w+: )"
+)
 _FIX = {
     "does not exist": "a bucket that exists",
     _NOT_THERE: "an object that exists",
@@ -131,12 +133,11 @@ def _said(text: str) -> tuple[str, str]:
 
     Pyarrow puts the names of bucket and object in quotes before them.
     """
-    for mark in _MARKS:
-        _, found, own = text.rpartition(mark)
-        if found:
-            code, words = re.match(r"\w*(?: \(HTTP status \d+\))?", own), re.sub(r"'[^']*'", "", own)
-            assert code
-            return code[0].lower(), words.lower()
+    if marks := list(_OWN.finditer(text)):
+        own = text[marks[-1].end() :].lower()
+        code = re.match(r"\w+(?: \(http status \d+\))?", own)
+        assert code
+        return code[0], re.sub(r"'[^']*'", "", own)
     return "", re.sub(r"'.*'", "", text, flags=re.DOTALL).lower()
 
 
