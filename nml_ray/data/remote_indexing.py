@@ -53,7 +53,8 @@ class Workplace:
                 remote.download(source, tar, self._there[name].size)
                 write_index(with_facts(index_tar(tar, options), **{ETAG: etag}), index_path(tar))
             except UserError as error:
-                raise UserError(str(error).replace(str(tar), str(source))) from None
+                told = str(error).replace(str(tar), str(source)).replace(str(self.path), str(self.location))
+                raise UserError(told) from None
             finally:
                 tar.unlink(missing_ok=True)
             if name not in held:

@@ -1,7 +1,7 @@
 """Is a data set still what was indexed, and can all of it be decoded? Everything is looked at; nothing stops early."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,10 @@ def verify(
 def look_at(task: ShardTask) -> ShardFindings:
     """Everything that can be seen in one shard alone."""
     with files_of(task.place).checkout(task.shard) as directory:
-        return _look_at(task, directory / task.shard.name)
+        found = _look_at(task, directory / task.shard.name)
+    here, there = str(directory), str(task.place)  # the user knows of no temporary directory
+    found.problems = [replace(problem, what=problem.what.replace(here, there)) for problem in found.problems]
+    return found
 
 
 def _look_at(task: ShardTask, tar: Path) -> ShardFindings:

@@ -2,7 +2,8 @@
 repeatable and is tried again (see `patience`); connections are made when they are needed, once a process."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -155,7 +156,8 @@ def download(
 
     Args:
         location: what.
-        target: a path, or the descriptor of a file open for writing, written from its beginning.
+        target: a path, where a file appears once the object is found and stays if all of it comes; or the descriptor
+            of a file open for writing, written from its beginning.
         size: bytes that it must have.
         patience: for each block.
         check: called before each block and between tries; what it raises is raised here.
@@ -167,30 +169,42 @@ def download(
         UserError: it is not there, of another size, or cannot be read.
         OSError: the local file cannot be written.
     """
-    if isinstance(target, Path):
-        with open(target, "wb") as opened:
-            return download(location, opened.fileno(), size, patience=patience, check=check)
     file = persistent(lambda: filesystem(location).open_input_file(location.path), str(location), patience, check)
     with file:
-        total = file.size()
+        total = int(file.size())
         if size is not None and total != size:
             raise UserError(
                 f"has {total:,} bytes, not {size:,}",
                 where=str(location),
                 expected="the object that was indexed; after a change run `nml-ray data index` again",
             )
-        for offset in range(0, total, BLOCK):
-            wanted = min(BLOCK, total - offset)
+        with _opened(target) as descriptor:
+            for offset in range(0, total, BLOCK):
+                wanted = min(BLOCK, total - offset)
 
-            def block(offset: int = offset, wanted: int = wanted) -> bytes:
-                data: bytes = file.read_at(wanted, offset)
-                if len(data) != wanted:
-                    raise Incomplete(f"{len(data)} bytes came of {wanted}")
-                return data
+                def block(offset: int = offset, wanted: int = wanted) -> bytes:
+                    data: bytes = file.read_at(wanted, offset)
+                    if len(data) != wanted:
+                        raise Incomplete(f"{len(data)} bytes came of {wanted}")
+                    return data
 
-            check()
-            _write(target, persistent(block, str(location), patience, check), offset)
-    return int(total)
+                check()
+                _write(descriptor, persistent(block, str(location), patience, check), offset)
+    return total
+
+
+@contextmanager
+def _opened(target: Path | int) -> Iterator[int]:
+    """A descriptor to write to; of a path that could not be written whole nothing is left."""
+    if isinstance(target, int):
+        yield target
+        return
+    with open(target, "wb") as file:
+        try:
+            yield file.fileno()
+        except BaseException:
+            target.unlink()
+            raise
 
 
 def _write(target: int, data: bytes, offset: int) -> None:

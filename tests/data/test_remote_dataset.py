@@ -225,6 +225,17 @@ def test_looking_at_it_there(bucket, url, local, tmp_path, capsys):
     assert {(p.check, p.where) for p in verify(url, decode=False).problems} == {("content", "shard-000004.tar")}
 
 
+def test_what_is_missing_is_told_as_of_a_local_one(url, local, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(local, copy)
+    for name in ("shard-000001.tar", "shard-000002.index.arrow"):
+        (copy / name).unlink()
+        remote.remove(url / name)
+    told = [(p.check, p.where, p.what.replace(str(copy), str(url))) for p in verify(copy, decode=False).problems]
+    assert told == [(p.check, p.where, p.what) for p in verify(url, decode=False).problems]
+    assert told[0] == ("tars", "shard-000001.tar", "is missing") and told[1][2].startswith("is missing; expected an in")
+
+
 READ = """
 import json, sys
 from nml_ray.data.dataset import Dataset

@@ -89,6 +89,16 @@ def test_what_cannot_pass_is_told_at_once(bucket, held, tmp_path):
     assert len(bucket.faults.asked) == 1
 
 
+def test_what_does_not_come_leaves_no_file(bucket, held, tmp_path):
+    with pytest.raises(remote.NotThere):
+        remote.download(bucket.at("a/y.tar"), tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+    bucket.faults.spoil = lambda method, path: Fault(status=503) if bucket.faults.count("GET", "x.tar") > 1 else None
+    with pytest.raises(UserError, match="cannot be reached"):
+        remote.download(held, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
 def test_an_object_removed_while_it_comes(bucket, held, tmp_path):
     def spoil(method: str, path: str) -> Fault | None:
         return Fault(status=404) if method == "GET" and bucket.faults.count("GET", "x.tar") > 1 else None
