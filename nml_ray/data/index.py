@@ -6,7 +6,6 @@ indexed without rewriting it. Rows are samples in tar order.
 
 import hashlib
 import json
-import mmap
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import pyarrow as pa
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.data.aside import replacing
 from nml_ray.data.draw import key_hashes
-from nml_ray.data.tar import Member, regular_members
+from nml_ray.data.tar import Data, FileData, Member, regular_members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 FORMAT = 1
@@ -81,11 +80,11 @@ def index_tar(path: Path, options: IndexOptions = IndexOptions()) -> pa.Table:
             that cannot be read; a sample with several images and no way to tell which is meant.
     """
     with open(path, "rb") as file:
-        if not path.stat().st_size:
+        data = FileData(file.fileno(), str(path))
+        if not len(data):
             raise UserError("is empty", where=str(path), expected="a tar")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            samples, skipped = _group(regular_members(data, str(path)), path, options)
-            return _table(data, samples, skipped, path, options)
+        samples, skipped = _group(regular_members(data, str(path)), path, options)
+        return _table(data, samples, skipped, path, options)
 
 
 def index_facts(table: pa.Table) -> dict[str, Any]:
@@ -190,7 +189,7 @@ def _refuse_again(key: str, extension: str, seen: dict[str, _Sample], path: Path
     )
 
 
-def _table(data: mmap.mmap, samples: list[_Sample], skipped: int, path: Path, options: IndexOptions) -> pa.Table:
+def _table(data: Data, samples: list[_Sample], skipped: int, path: Path, options: IndexOptions) -> pa.Table:
     names = {name: number for number, name in enumerate(options.classes or ())}
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names if name != "key_hash"}
     imageless: list[str] = []
@@ -243,7 +242,7 @@ def _image_of(sample: _Sample, path: Path, wanted: str) -> int | None:
 
 
 def _annotations(
-    data: mmap.mmap, sample: _Sample, path: Path, options: IndexOptions, names: dict[str, int]
+    data: Data, sample: _Sample, path: Path, options: IndexOptions, names: dict[str, int]
 ) -> tuple[int | None, str | None]:
     """Label and caption: from `.cls` and `.txt`, else from `label` and `caption` of `.json`."""
     members = dict(sample.members)

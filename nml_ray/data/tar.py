@@ -3,13 +3,12 @@
 Stricter than `tarfile`, which ends quietly where a file is damaged: every departure is an error that names the place.
 """
 
-import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from nml_ray.config.errors import UserError
-
-Mapped = bytes | mmap.mmap
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
@@ -28,11 +27,51 @@ class Member:
     size: int
 
 
-def regular_members(data: Mapped, where: str) -> Iterator[Member]:
+class Data(Protocol):
+    """The bytes of a file, taken by slices as from `bytes`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+class FileData:
+    """The bytes of an open file as long as it is now; read when they are asked for.
+
+    Not mapped: of a file that another process cuts short meanwhile, a mapping would kill this one.
+    """
+
+    def __init__(self, descriptor: int, where: str) -> None:
+        self._descriptor, self._where = descriptor, where
+        self._size = os.fstat(descriptor).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        """Bytes of a slice of step 1.
+
+        Raises:
+            UserError: the file has become shorter.
+        """
+        start, stop, _ = part.indices(self._size)
+        data = os.pread(self._descriptor, max(0, stop - start), start)
+        while len(data) < stop - start:  # a read ends at 2 GB
+            if not (more := os.pread(self._descriptor, stop - start - len(data), start + len(data))):
+                raise UserError(
+                    f"was cut to {start + len(data)} bytes while it was read",
+                    where=self._where,
+                    expected="a tar at rest",
+                )
+            data += more
+        return data
+
+
+def regular_members(data: Data, where: str) -> Iterator[Member]:
     """The regular files of a tar in their order.
 
     Args:
-        data: the whole file, mapped.
+        data: the whole file.
         where: names the file in errors.
 
     Raises:
@@ -58,7 +97,7 @@ def member_name(blocks: bytes, where: str, offset: int) -> bytes:
 
 
 def _next_member(
-    data: Mapped, position: int, shared: dict[str, bytes], where: str, whole: bool = True
+    data: Data, position: int, shared: dict[str, bytes], where: str, whole: bool = True
 ) -> tuple[Member, int, bool]:
     """The member whose headers begin at `position`, the offset after it, and whether it is a regular file.
 
@@ -137,7 +176,7 @@ def _decimal(text: bytes, position: int, where: str) -> int:
     return int(text)
 
 
-def _body(data: Mapped, position: int, size: int, where: str) -> bytes:
+def _body(data: Data, position: int, size: int, where: str) -> bytes:
     if size < 0 or position + size > len(data):
         raise UserError(f"header data at byte {position} is cut", where=where, expected="a complete tar")
     return data[position : position + size]
@@ -159,7 +198,7 @@ def _pax_records(body: bytes, position: int, where: str) -> dict[str, bytes]:
     return records
 
 
-def _check_end(data: Mapped, position: int, where: str) -> None:
+def _check_end(data: Data, position: int, where: str) -> None:
     for start in range(position, len(data), 1 << 20):
         if data[start : start + (1 << 20)].strip(b"\0"):
             raise UserError(
