@@ -23,7 +23,8 @@ class EpochCurve:
 
     `accuracy_flipped` is against the given (wrong) label: how far the noise has been fitted. `recovered_flipped` is
     against the clean label of the same samples; None where captions are fed. `validation_*` are of other images of the
-    same classes, under their clean labels. `zero_shot` is the accuracy on downstream images, by class names.
+    same classes, under their clean labels. `zero_shot` is the accuracy on downstream images, by class names. Of the
+    `samples_flipped` that an epoch fed, `fitted_flipped` were predicted to be what their wrong label says.
     """
 
     epoch: int
@@ -36,6 +37,8 @@ class EpochCurve:
     validation_accuracy: float | None = None
     zero_shot: float | None = None
     zero_shot_top5: float | None = None
+    samples_flipped: float | None = None
+    fitted_flipped: float | None = None
 
 
 @dataclass(frozen=True)

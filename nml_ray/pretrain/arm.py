@@ -170,6 +170,10 @@ class BaseArm(ABC, Generic[Model]):
         return finite
 
     @abstractmethod
+    def forward_one(self, image: Tensor) -> None:
+        """Pass one sample, [1, C, H, W], through everything that a training step passes it through."""
+
+    @abstractmethod
     def evaluating(self) -> AbstractContextManager[Predict]:
         """Inside, the result's scores of the evaluated classes for normalised images, in evaluation mode."""
 
@@ -205,6 +209,10 @@ class Arm(BaseArm[Supervised]):
         total = (losses * weights).sum()
         (total * self.scale.scale if self.scale else total).backward()
         self.count(losses, predicted, given, clean, weights)
+
+    def forward_one(self, image: Tensor) -> None:
+        """Pass one image through encoder and classifier."""
+        self.model.logits(image)
 
     @contextmanager
     def evaluating(self) -> Iterator[Predict]:

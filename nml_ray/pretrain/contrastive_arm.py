@@ -64,6 +64,11 @@ class ContrastiveArm(BaseArm[ImageTextPair]):
         # A hit counts as the given caption; which caption else came first is not asked.
         self.count(losses, torch.where(hits, given, -1), given, clean, torch.cat([one.weights for one in fed]))
 
+    def forward_one(self, image: Tensor) -> None:
+        """Pass one image and one caption through their towers."""
+        self.model.image_features(image)
+        self.model.text_features(self.texts.tokens(torch.zeros(1, dtype=torch.int64)).to(image.device))
+
     @contextmanager
     def evaluating(self) -> Iterator[Predict]:
         """Inside, the result's zero-shot logits of normalised images, in evaluation mode."""

@@ -29,7 +29,11 @@ def sample_counts(losses: Tensor, predicted: Tensor, given: Tensor, clean: Tenso
 
 
 def epoch_curve(epoch: int, counts: NDArray[np.float64]) -> dict[str, Any]:
-    """The sums of an epoch as columns of `curves.parquet` (`analysis.results.EpochCurve`)."""
+    """The sums of an epoch as columns of `curves.parquet` (`analysis.results.EpochCurve`).
+
+    `samples_flipped` and `fitted_flipped` are how many flipped samples were fed, and on how many of them the model
+    predicted the wrong label that it was given; `accuracy_flipped` is their ratio.
+    """
     kept, kept_loss, kept_correct, flipped, flipped_loss, fitted, recovered = (float(value) for value in counts)
     return {
         "epoch": epoch,
@@ -38,4 +42,6 @@ def epoch_curve(epoch: int, counts: NDArray[np.float64]) -> dict[str, Any]:
         "loss_flipped": flipped_loss / flipped if flipped else None,
         "accuracy_flipped": fitted / flipped if flipped else None,
         "recovered_flipped": recovered / flipped if flipped else None,
+        "samples_flipped": flipped,
+        "fitted_flipped": fitted,
     }

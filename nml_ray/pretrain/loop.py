@@ -24,6 +24,7 @@ from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
 from nml_ray.pretrain.device import training_device
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
+from nml_ray.pretrain.hardware import utilisation_of
 from nml_ray.pretrain.inputs import Fed, Inputs
 from nml_ray.pretrain.objectives import objective_of
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
@@ -112,23 +113,36 @@ class _Run:
         rank_zero = self.world.rank == 0
         for attempt in attempts if rank_zero else []:  # no rank can flush before rank 0 has joined its first step
             set_replayed_aside(attempt, start)
-        telemetry = Telemetry(attempts if rank_zero else [], self.loader.timers, self.settings.batch)
+        telemetry = self._telemetry(attempts if rank_zero else [])
         total = self.steps * self.settings.batch
         with Committer(self.world.size) as committer:
             for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
                 losses, rate = self._step(step, microbatches)
                 log.add(step, microbatches)
                 if rank_zero:
-                    telemetry.step(step, step // self.epoch_steps, rate, losses)
+                    norms = [running.arm.gradient_norm for running in self.arms]
+                    telemetry.step(step, step // self.epoch_steps, rate, losses, norms)
                     self.report((step + 1) * self.settings.batch, total, "images")
                 if (step + 1) % self.epoch_steps == 0:
-                    self._end_epoch(step // self.epoch_steps)
+                    ended = self._end_epoch(step // self.epoch_steps)
+                    if rank_zero:
+                        telemetry.end_epoch(step, ended)
                 if (step + 1) % (self.plan.checkpoint_steps or self.epoch_steps) == 0 or step + 1 == self.steps:
-                    committer.submit(log.cut(step + 1), self._snapshots(step + 1) if rank_zero else ())
+                    with telemetry.checkpointing():
+                        committer.submit(log.cut(step + 1), self._snapshots(step + 1) if rank_zero else ())
                 if all(running.error for running in self.arms):
                     break
         telemetry.close()
         self._export()
+
+    def _telemetry(self, attempts: Sequence[Path]) -> Telemetry:
+        """What rank 0 tells; `attempts` is empty on the others."""
+        settings, utilisation = self.settings, None
+        if attempts and self.device.type == "cuda":
+            spec, side = self.inputs.spec, settings.train_size or settings.encoder.size
+            image = torch.zeros(1, spec.channels, side, side, device=self.device)
+            utilisation = utilisation_of(self.arms[0].arm, image, settings.precision, self.world.size)
+        return Telemetry(attempts, self.loader.timers, settings.batch, self.device, utilisation)
 
     def _export(self) -> None:
         """Leave the encoders and curves of the arms that came to their end."""
@@ -187,12 +201,14 @@ class _Run:
                 expected=f"at most {self.plan.undecodable_limit:.2%} of an epoch (run.undecodable_limit)",
             )
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _end_epoch(self, epoch: int) -> list[dict[str, Any] | None]:
+        """Evaluate the arms that go on; returns the curve that each arm has of this epoch, if it goes on."""
         going = [running for running in self.arms if not running.error]
         evaluated = self.objective.evaluate([running.arm for running in going], self.world)
         for running, columns in zip(going, evaluated, strict=True):
             running.curves.append({**epoch_curve(epoch, running.arm.counts), **columns})
             running.arm.counts = np.zeros_like(running.arm.counts)
+        return [None if running.error else running.curves[-1] for running in self.arms]
 
     def _snapshots(self, step: int) -> list[Snapshot]:
         """Copies of the arms that go on, for their checkpoints."""

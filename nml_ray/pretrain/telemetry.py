@@ -1,53 +1,100 @@
 """What a run tells while it trains: JSON lines for people and tools, the epochs' curves as Parquet at the end."""
 
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from pyarrow import parquet
 
 from nml_ray.data.loader import LoaderTimers
+from nml_ray.pretrain.hardware import Utilisation, memory
 
 EVERY_SECONDS = 2.0
+CPU = torch.device("cpu")
 
 
 class Telemetry:
-    """Appends one line to `telemetry.jsonl` of every arm at most every two seconds; rank 0 only.
+    """Appends lines to `telemetry.jsonl` of every arm: at most one every two seconds, and one an epoch; rank 0 only.
 
-    `data_wait_share` is that of the time since the last line. The loader's seconds (`LoaderTimers`) count from the
-    start of the process; those of reading and decoding are summed over its threads.
+    `data_wait_share` and `images_per_second` are those of the time since the last line. The loader's seconds
+    (`LoaderTimers`) count from the start of the process; those of reading and decoding are summed over its threads.
+    `checkpoint_seconds` are those that the loop has stood still for checkpoints, also from the start.
+    `gradient_norm` is the last step's, before clipping, and null where it is not finite. `mfu` is there on CUDA
+    devices, null where the device's peak is not known.
+
+    Args:
+        attempts: of the arms; none on other ranks.
+        timers: of the loader.
+        batch: global.
+        device: of the models.
+        utilisation: of the device, where it is known.
     """
 
-    def __init__(self, attempts: Sequence[Path], timers: LoaderTimers, batch: int) -> None:
+    def __init__(
+        self,
+        attempts: Sequence[Path],
+        timers: LoaderTimers,
+        batch: int,
+        device: torch.device = CPU,
+        utilisation: Utilisation | None = None,
+    ) -> None:
         self._files = [open(attempt / "telemetry.jsonl", "a", buffering=1) for attempt in attempts]
-        self._timers = timers
-        self._batch = batch
+        self._timers, self._batch = timers, batch
+        self._device, self._utilisation = device, utilisation
+        self._checkpoints = 0.0
         self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
 
-    def step(self, step: int, epoch: int, rate: float, losses: Sequence[float | None]) -> None:
-        """Note one step; `losses` are the arms' mean losses, None for an arm that has ended."""
+    @contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """Inside, the loop stands still for a checkpoint."""
+        began = time.perf_counter()
+        yield
+        self._checkpoints += time.perf_counter() - began
+
+    def step(self, step: int, epoch: int, rate: float, losses: Sequence[float | None], norms: Sequence[float]) -> None:
+        """Note one step; `losses` are the arms' mean losses, None for an arm that has ended; `norms` of gradients."""
         self._steps += 1
         elapsed = time.perf_counter() - self._since
         if elapsed < EVERY_SECONDS:
             return
-        shared = {
+        images_per_second = self._steps * self._batch / elapsed
+        shared: dict[str, Any] = {
             "step": step,
             "epoch": epoch,
             "learning_rate": rate,
-            "images_per_second": round(self._steps * self._batch / elapsed, 1),
+            "images_per_second": round(images_per_second, 1),
             "data_wait_share": round((self._timers.wait - self._waited) / elapsed, 4),
             "wait_seconds": round(self._timers.wait, 3),
             "read_seconds": round(self._timers.read, 3),
             "decode_seconds": round(self._timers.decode, 3),
             "copy_seconds": round(self._timers.copy, 3),
+            "checkpoint_seconds": round(self._checkpoints, 3),
+            **memory(self._device),
         }
-        for file, loss in zip(self._files, losses, strict=True):
+        if self._device.type == "cuda":
+            arms = sum(loss is not None for loss in losses)
+            of = self._utilisation
+            shared["mfu"] = round(of.share(images_per_second, arms), 4) if of else None
+        for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if loss is not None:
-                file.write(json.dumps({**shared, "loss": loss}) + "\n")
+                finite = norm if math.isfinite(norm) else None
+                self._write(number, {**shared, "loss": loss, "gradient_norm": finite})
         self._since, self._steps, self._waited = time.perf_counter(), 0, self._timers.wait
+
+    def end_epoch(self, step: int, curves: Sequence[Mapping[str, Any] | None]) -> None:
+        """Write each arm's curve of the epoch that ended with this step; None for an arm that has ended."""
+        for number, curve in enumerate(curves):
+            if curve is not None:
+                self._write(number, {"step": step, "epoch_ended": True, **curve})
+
+    def _write(self, arm: int, line: Mapping[str, Any]) -> None:
+        self._files[arm].write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """Close the files."""
@@ -62,6 +109,7 @@ CURVES = pa.schema(
             (name, pa.float64())
             for name in (
                 *("loss_clean", "accuracy_clean", "loss_flipped", "accuracy_flipped", "recovered_flipped"),
+                *("samples_flipped", "fitted_flipped"),
                 *("validation_loss", "validation_accuracy", "zero_shot", "zero_shot_top5"),
             )
         ),

@@ -1,20 +1,68 @@
 """The lines that a run writes while it trains."""
 
 import json
+import math
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
 
 from nml_ray.data.loader import LoaderTimers
 from nml_ray.pretrain import telemetry
+from nml_ray.pretrain.loop import train_group
+from nml_ray.pretrain.world import World
 
 
-def test_waiting_reading_decoding_and_copying_are_separate_figures(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def every_step(monkeypatch):
     monkeypatch.setattr(telemetry, "EVERY_SECONDS", 0.0)
+
+
+def lines_of(attempt: Path) -> list[dict]:
+    return [json.loads(line) for line in (attempt / "telemetry.jsonl").read_text().splitlines()]
+
+
+def test_waiting_reading_decoding_and_copying_are_separate_figures(tmp_path):
     timers = LoaderTimers()
     lines = telemetry.Telemetry([tmp_path], timers, batch=32)
     timers.wait, timers.read, timers.decode, timers.copy = 0.25, 1.5, 40.0, 0.125
-    lines.step(7, 1, 0.01, [2.5])
+    lines.step(7, 1, 0.01, [2.5], [0.75])
     lines.close()
-    line = json.loads((tmp_path / "telemetry.jsonl").read_text())
-    seconds = [line[f"{name}_seconds"] for name in ("wait", "read", "decode", "copy")]
-    assert seconds == [0.25, 1.5, 40.0, 0.125]
-    assert (line["step"], line["epoch"], line["loss"]) == (7, 1, 2.5)
+    (line,) = lines_of(tmp_path)
+    seconds = [line[f"{name}_seconds"] for name in ("wait", "read", "decode", "copy", "checkpoint")]
+    assert seconds == [0.25, 1.5, 40.0, 0.125, 0.0]
+    assert (line["step"], line["epoch"], line["loss"], line["gradient_norm"]) == (7, 1, 2.5, 0.75)
     assert line["data_wait_share"] > 0
+    assert line["resident_bytes"] > 1 << 20
+    assert not {"mfu", "cuda_peak_bytes"} & set(line)
+
+
+def test_a_gradient_that_is_not_finite_is_null_and_an_arm_that_ended_has_no_lines(tmp_path):
+    attempts = [tmp_path / "a", tmp_path / "b"]
+    for attempt in attempts:
+        attempt.mkdir()
+    lines = telemetry.Telemetry(attempts, LoaderTimers(), batch=32)
+    lines.step(0, 0, 0.01, [2.5, None], [math.inf, math.nan])
+    lines.end_epoch(0, [{"epoch": 0, "accuracy_clean": 0.5}, None])
+    lines.close()
+    step, epoch = lines_of(attempts[0])
+    assert step["gradient_norm"] is None
+    assert epoch == {"step": 0, "epoch_ended": True, "epoch": 0, "accuracy_clean": 0.5}
+    assert lines_of(attempts[1]) == []
+
+
+def test_a_run_tells_how_many_flipped_labels_it_fits(make_plan):
+    plan = make_plan()
+    train_group(plan, World(), lambda *_: None)
+    attempt = Path(plan.arms[1].attempt)
+    lines = lines_of(attempt)
+    epochs = [line for line in lines if "epoch_ended" in line]
+    curves = parquet.read_table(attempt / "curves.parquet").to_pylist()
+    for line, curve in zip(epochs, curves, strict=True):
+        assert {name: value for name, value in curve.items() if value is not None}.items() <= line.items()
+        assert line["fitted_flipped"] / line["samples_flipped"] == line["accuracy_flipped"]
+        assert 30 < line["samples_flipped"] < 80  # 30 % of 192
+    steps = [line for line in lines if "epoch_ended" not in line]
+    assert [line["step"] for line in steps] == list(range(18))
+    assert all(line["gradient_norm"] > 0 for line in steps)
+    assert steps[-1]["checkpoint_seconds"] > 0
