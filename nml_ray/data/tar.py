@@ -58,10 +58,9 @@ class FileData:
         data = os.pread(self._descriptor, max(0, stop - start), start)
         while len(data) < stop - start:  # a read ends at 2 GB
             if not (more := os.pread(self._descriptor, stop - start - len(data), start + len(data))):
+                size = os.fstat(self._descriptor).st_size
                 raise UserError(
-                    f"was cut to {start + len(data)} bytes while it was read",
-                    where=self._where,
-                    expected="a tar at rest",
+                    f"was cut to {size} bytes while it was read", where=self._where, expected="a tar at rest"
                 )
             data += more
         return data
