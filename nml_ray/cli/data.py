@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from nml_ray.cli.data_look import inspect, verify
-from nml_ray.cli.data_shard import shard
+from nml_ray.cli.data_shard import progress_lines, shard
 from nml_ray.cli.options import class_names
 from nml_ray.config.errors import UserError
 
@@ -33,19 +33,29 @@ for command in (shard, verify, inspect):
     "--classes", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, in label order."
 )
 @click.option("--key-prefix", type=click.Choice(["shard"]), help="Make keys that occur in several tars unique.")
-@click.option("--image", default="", metavar="EXT", help="Extension of the image where samples have several.")
+@click.option("--image", metavar="EXT", help="Extension of the image where samples have several.")
 @click.option("--source", default="", help="Where the images come from; kept in dataset.json.")
 @click.option("--licence", default="", help="Their licence; kept in dataset.json.")
-def index(directory: str, classes: Path | None, key_prefix: str | None, image: str, source: str, licence: str) -> None:
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, of a local DIR.")
+def index(
+    directory: str,
+    classes: Path | None,
+    key_prefix: str | None,
+    image: str | None,
+    source: str,
+    licence: str,
+    workers: int,
+) -> None:
     """Index the WebDataset tars in DIR, a directory or an s3:// or gs:// URL, without rewriting them.
 
     Beside each tar an index is written, and one dataset.json in DIR. Fresh indices are kept. Tars of an object store
-    are brought here one at a time.
+    are brought here one at a time. What is not given is taken from an earlier dataset.json (remove it to begin anew);
+    the data set stays as it was until all is well.
 
     \b
     Examples:
       nml-ray data index /data/flowers --classes names.txt --licence CC-BY-4.0
-      nml-ray data index /data/own --key-prefix shard
+      nml-ray data index /data/own --key-prefix shard --workers 4
       nml-ray data index s3://bucket/flowers --classes names.txt
     """
     from nml_ray.data.indexing import index_directory
@@ -57,11 +67,12 @@ def index(directory: str, classes: Path | None, key_prefix: str | None, image: s
     info = index_directory(
         place,
         class_names(classes) if classes else None,
-        key_prefix=key_prefix or "",
+        key_prefix=key_prefix,
         image=image,
         source=source,
         licence=licence,
-        progress=lambda done, total: click.echo(f"{done}/{total} tars", err=True) if done in (1, total) else None,
+        workers=workers,
+        progress=progress_lines("tars"),
     )
     click.echo(f"{info.samples:,} samples, {len(info.classes)} classes, {len(info.shards)} tars, digest {info.digest}")
     for warning in info.warnings:

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nml_ray.data.dataset_info import DatasetInfo
+from nml_ray.config.errors import UserError
+from nml_ray.data.dataset_info import FILE, DatasetInfo
 from nml_ray.data.draw import Draws, key_hashes
 from nml_ray.data.files import Files, files_of
 from nml_ray.data.index import IMAGE_EXTENSIONS
@@ -49,10 +50,12 @@ class Dataset:
             place: a directory, an `s3://` or `gs://` URL, or a link to one.
 
         Raises:
-            UserError: either is missing, malformed, or does not fit the tars; an object store that cannot be reached.
+            UserError: either is missing, malformed, or does not fit the tars; dataset.json names none; an object
+                store that cannot be reached.
         """
         files = files_of(place)
         info = files.info()
+        _check(info, files.location)
         with ThreadPoolExecutor(THREADS, thread_name_prefix="index") as pool:
             tables = tuple(pool.map(files.index, info.shards))
         hashes = column(tables, "key_hash")
@@ -201,6 +204,16 @@ class _Images:
         known = {name: code for code, name in enumerate(IMAGE_EXTENSIONS)}
         codes = [known.get(name.rpartition(".")[2], len(known)) for name in named.dictionary.to_pylist()]
         self.extension[rows] = np.array(codes, np.uint8)[named.indices.to_numpy()]
+
+
+def _check(info: DatasetInfo, location: Location) -> None:
+    again = f"one written by `nml-ray data index {location}`"
+    if not info.shards:
+        raise UserError("names no tar", where=str(location / FILE), expected=again)
+    if (counted := sum(shard.samples for shard in info.shards)) != info.samples:
+        raise UserError(
+            f"says {info.samples} samples, but its tars hold {counted}", where=str(location / FILE), expected=again
+        )
 
 
 def _good(hashes: Draws, bad: Sequence[str]) -> NDArray[np.signedinteger]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.dataset_info import DatasetInfo, ShardInfo, read_info
-from nml_ray.data.index import index_facts, index_path, read_index
+from nml_ray.data.index import index_facts, index_path, read_index, still_fits
 from nml_ray.storage.link import Link, followed
 from nml_ray.storage.location import Location
 
@@ -111,7 +111,7 @@ class LocalFiles:
         """The index of a tar, mapped.
 
         Raises:
-            UserError: it or its tar is missing, damaged, does not fit; it is older than the tar.
+            UserError: it or its tar is missing, damaged, does not fit; it is older than the tar and of other samples.
         """
         tar = self.directory / shard.name
         again = f"the tar that was indexed; after a change run `nml-ray data index {self.directory}`"
@@ -121,7 +121,8 @@ class LocalFiles:
             raise UserError("is missing", where=str(tar), expected=again) from None
         table = read_index(index_path(tar), shard.index_crc32)
         check_index(table, shard, status.st_size, str(tar), again)
-        if index_path(tar).stat().st_mtime_ns < status.st_mtime_ns:
+        younger = index_path(tar).stat().st_mtime_ns < status.st_mtime_ns
+        if younger and not still_fits(tar, table):  # copies have other times
             raise UserError("was changed after it was indexed", where=str(tar), expected=again)
         return table
 

@@ -17,10 +17,11 @@ import pyarrow as pa
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.data.aside import replacing
 from nml_ray.data.draw import key_hashes
-from nml_ray.data.tar import Data, FileData, Member, regular_members
+from nml_ray.data.tar import Data, FileData, Member, member_name, regular_members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 FORMAT = 1
+LOOKED_AT = 8  # samples of a tar that is younger than its index
 _FACTS = b"nml_ray.index"
 
 SCHEMA = pa.schema(
@@ -144,6 +145,34 @@ def read_index(path: Path, checksum: int | None = None) -> pa.Table:
     return table
 
 
+def still_fits(tar: Path, index: pa.Table) -> bool:
+    """Whether some samples, spread over the tar, are as the index says: key, image, label and caption.
+
+    Where the tar is younger than its index, this tells one that was copied or restored from one that was changed.
+    """
+    count = index.num_rows
+    numbers = sorted({count * part // LOOKED_AT for part in range(LOOKED_AT)} | {count - 1}) if count else []
+    options = index_facts(index)["options"]
+    known = IndexOptions(tuple(options["classes"]) if options["classes"] else None, options["prefix"], options["image"])
+    names = {name: number for number, name in enumerate(known.classes or ())}
+    with open(tar, "rb") as file:
+        data = FileData(file.fileno(), str(tar))
+        for row in index.take(pa.array(numbers, pa.int64())).to_pylist():
+            members = [(m["extension"], Member(b"", 0, m["offset"], m["size"])) for m in row["members"]]
+            image = members[row["image"]][1]
+            if _content_digest(data, image) != row["content"]:
+                return False
+            try:
+                blocks = data[row["header"] : image.offset]
+                parts = split_name(member_name(blocks, str(tar), row["header"]).decode(errors="replace"))
+                found = _annotations(data, _Sample(row["key"], members), tar, known, names)
+            except UserError:
+                return False
+            if parts is None or not row["key"].endswith(parts[0]) or found != (row["label"], row["caption"]):
+                return False
+    return True
+
+
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and extension (lower case) of a member's name; None without a dot or with an empty stem."""
     directory, slash, base = name.rpartition("/")
@@ -204,8 +233,7 @@ def _table(data: Data, samples: list[_Sample], skipped: int, path: Path, options
         columns["label"].append(label)
         columns["caption"].append(caption)
         columns["members"].append([{"extension": e, "offset": m.offset, "size": m.size} for e, m in sample.members])
-        content = data[member.offset : member.offset + member.size]
-        columns["content"].append(hashlib.blake2b(content, digest_size=16).digest())
+        columns["content"].append(_content_digest(data, member))
         columns["image"].append(image)
         columns["header"].append(member.header)
     facts = {
@@ -221,6 +249,10 @@ def _table(data: Data, samples: list[_Sample], skipped: int, path: Path, options
     arrays = [pa.array(table[name], SCHEMA.field(name).type) for name in SCHEMA.names]
     schema = SCHEMA.with_metadata({_FACTS: json.dumps(facts, sort_keys=True, ensure_ascii=False)})
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _content_digest(data: Data, member: Member) -> bytes:
+    return hashlib.blake2b(data[member.offset : member.offset + member.size], digest_size=16).digest()
 
 
 def _image_of(sample: _Sample, path: Path, wanted: str) -> int | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
-from nml_ray.data.draw import Draws, hash_of
+from nml_ray.data.draw import Draws, hash_of, key_hashes
 
 _SLICE = 1 << 20
 
@@ -33,6 +33,13 @@ def rows_digest(rows: pa.Table, order: NDArray[np.integer] | None = None) -> str
         values["label"].update(pc.fill_null(part["label"], -1).to_numpy().astype("<i8").tobytes())
     parts = [lengths["key"], values["key"], values["content"], values["label"], lengths["caption"], values["caption"]]
     return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
+
+
+def same_content(rows: pa.Table, hashes: Draws, contents: Mapping[str, bytes]) -> list[str]:
+    """Those of some keys whose images have the given content digests. `hashes`: of the rows' keys, uint64[N]."""
+    at = np.flatnonzero(np.isin(hashes, key_hashes(contents)))
+    found = rows.select(["key", "content"]).take(pa.array(at, pa.int64())).to_pylist()
+    return [row["key"] for row in found if contents.get(row["key"]) == row["content"]]
 
 
 def values_buffer(column: pa.ChunkedArray) -> memoryview:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
+from nml_ray.data.class_names import are_numbers
 from nml_ray.data.dataset_info import DatasetInfo
 from nml_ray.data.decode import UndecodableImage
 from nml_ray.data.draw import Draws, key_hashes
@@ -102,7 +103,7 @@ def write_listing(
         resize: make images smaller; None keeps their bytes.
         workers: local processes.
         elsewhere: writes the tars instead of them, on machines that see the same files by the same absolute paths.
-        overwrite: replace a finished data set that differs.
+        overwrite: replace a finished data set that differs; samples known to be bad stay so with the same image.
         source, licence: kept in dataset.json.
         progress: called with (samples done, samples in all).
 
@@ -120,6 +121,7 @@ def write_listing(
     with writing_to(directory) as place:
         _refuse_others(place, names, overwrite, directory)
         todo = _todo(place.plans(names, options), _plans(listing, directory, order, samples_per_shard, resize))
+        bad = place.bad() if todo else {}
         _refuse_finished(place, len(todo), overwrite, directory)
         done = len(order) - sum(todo.values())
         if progress:
@@ -134,7 +136,7 @@ def write_listing(
             if name not in names and _numbered(name):
                 place.remove(name)
         new = [names[number] for number in todo]
-        info = place.finish(names, new, listing.classes, (source, licence), listing.known_bad)
+        info = place.finish(names, new, listing.classes, (source, licence), listing.known_bad, bad)
     return Written(info, len(names) - len(todo), tuple(sorted(not_resized)))
 
 
@@ -237,8 +239,7 @@ def _plans(
 
 def _options(listing: Listing, resize: Resize | None) -> IndexOptions:
     image = listing.image if resize is None or not listing.image else _jpeg(listing.image)
-    numbered = listing.classes == tuple(str(number) for number in range(len(listing.classes)))
-    return IndexOptions(None if numbered else listing.classes, image=image)
+    return IndexOptions(None if are_numbers(listing.classes) else listing.classes, image=image)
 
 
 def _keys(rows: pa.Table) -> Iterator[str]:

@@ -5,15 +5,18 @@ On an object store an old index is removed first and the new one put last: one t
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from nml_ray.config.errors import UserError
-from nml_ray.data.dataset_info import FILE, DatasetInfo
+from nml_ray.data.dataset_info import FILE, DatasetInfo, read_info
 from nml_ray.data.index import IndexOptions, index_facts, index_path, read_index
 from nml_ray.data.indexing import is_fresh, write_info
 from nml_ray.data.remote_indexing import THREADS, Workplace, workplace
@@ -40,6 +43,10 @@ class Place(Protocol):
         """Remove its dataset.json."""
         ...
 
+    def bad(self) -> dict[str, bytes]:
+        """The known bad samples of the finished data set, if there is one, and the content digests of their images."""
+        ...
+
     def plans(self, names: Sequence[str], options: IndexOptions) -> dict[str, str]:
         """The facts `PLAN` of those tars that are there, and indexed since with these options."""
         ...
@@ -55,8 +62,10 @@ class Place(Protocol):
         classes: Sequence[str],
         origin: tuple[str, str],
         known_bad: Sequence[str],
+        bad_before: Mapping[str, bytes],
     ) -> DatasetInfo:
-        """Write dataset.json. `new`: the tars that were written since `plans`; `origin`: source and licence."""
+        """Write dataset.json. `new`: the tars that were written since `plans`; `origin`: source and licence.
+        `bad_before`: see `write_info`."""
         ...
 
 
@@ -95,6 +104,10 @@ class LocalPlace:
         """Remove its dataset.json."""
         (self._directory / FILE).unlink()
 
+    def bad(self) -> dict[str, bytes]:
+        """The known bad samples of the finished data set, if there is one, and the content digests of their images."""
+        return _bad(self._directory)
+
     def plans(self, names: Sequence[str], options: IndexOptions) -> dict[str, str]:
         """The facts `PLAN` of those tars that are there, and indexed since with these options."""
         tars = (self._directory / name for name in names)
@@ -112,6 +125,7 @@ class LocalPlace:
         classes: Sequence[str],
         origin: tuple[str, str],
         known_bad: Sequence[str],
+        bad_before: Mapping[str, bytes],
     ) -> DatasetInfo:
         """Write dataset.json.
 
@@ -119,7 +133,7 @@ class LocalPlace:
             UserError: tars that others wrote are not seen from here.
         """
         self._await(new)
-        return write_info(self._directory, names, classes, *origin, known_bad=known_bad)
+        return write_info(self._directory, names, classes, *origin, known_bad, bad_before)
 
     def _await(self, names: Sequence[str]) -> None:
         """Until every tar and index is seen from here: shared storage may show another machine's files late."""
@@ -162,6 +176,12 @@ class RemotePlace:
         remote.remove(self._location / FILE)
         (self._aside / FILE).unlink()
 
+    def bad(self) -> dict[str, bytes]:
+        """The known bad samples of the finished data set, if there is one, and the content digests of their images."""
+        if self.finished():
+            self._found.bring_indices()
+        return _bad(self._aside)
+
     def plans(self, names: Sequence[str], options: IndexOptions) -> dict[str, str]:
         """The facts `PLAN` of those tars that are there, and indexed since with these options."""
         there = replace(self._found, tars=tuple(name for name in names if name in set(self._found.tars)))
@@ -181,6 +201,7 @@ class RemotePlace:
         classes: Sequence[str],
         origin: tuple[str, str],
         known_bad: Sequence[str],
+        bad_before: Mapping[str, bytes],
     ) -> DatasetInfo:
         """Write dataset.json; the indices of new tars are brought here for it.
 
@@ -195,9 +216,24 @@ class RemotePlace:
         bring = lambda index: remote.download(self._location / index, self._aside / index)  # noqa: E731
         with ThreadPoolExecutor(THREADS, thread_name_prefix="index") as pool:
             list(pool.map(bring, wanted.values()))
-        info = write_info(self._aside, names, classes, *origin, known_bad=known_bad)
+        info = write_info(self._aside, names, classes, *origin, known_bad, bad_before)
         remote.upload(self._aside / FILE, self._location / FILE)
         return info
+
+
+def _bad(directory: Path) -> dict[str, bytes]:
+    """As `Place.bad`; a shard whose index is gone, or damaged, has none."""
+    if not (directory / FILE).exists():
+        return {}
+    info, found = read_info(directory), dict[str, bytes]()
+    for shard in info.shards if info.known_bad else ():
+        try:
+            index = read_index(index_path(directory / shard.name))
+        except UserError:
+            continue
+        rows = index.select(["key", "content"]).filter(pc.is_in(index["key"], pa.array(info.known_bad)))
+        found |= zip(*(rows[name].to_pylist() for name in ("key", "content")), strict=True)
+    return found
 
 
 def put_shard(tar: Path, location: Location) -> None:

@@ -183,9 +183,9 @@ def _look_at(task: ShardTask, tar: Path) -> ShardFindings:
     if len(found.problems) == before and rows_digest(again) != task.shard.digest:
         problem("content", "its digest is not that of dataset.json")
     _check_labels(again, task, found)
-    if index is not None and index_path(tar).stat().st_mtime_ns < tar.stat().st_mtime_ns:
-        agrees = len(found.problems) == before
-        problem("indices", f"is older than the tar, {'but agrees with' if agrees else 'and no longer fits'} it")
+    older = index is not None and index_path(tar).stat().st_mtime_ns < tar.stat().st_mtime_ns
+    if older and len(found.problems) > before:
+        problem("indices", "is older than the tar, and no longer fits it")
     if task.decode:
         _decode(tar, again, task, found)
     return found
@@ -260,6 +260,8 @@ def _over_all(directory: Path, info: DatasetInfo) -> Iterator[Problem]:
         except UserError:
             continue
         names.append(shard.name)
+    if not info.shards:
+        yield Problem("digest", "dataset.json", "names no tar")
     if not tables:
         return
     counted = sum(table.num_rows for table in tables)

@@ -233,7 +233,7 @@ def test_a_directory_of_foreign_tars(tmp_path):
     two_shards(tmp_path, sub="deep")
     seen = []
     info = index_directory(tmp_path, source="test", licence="CC0-1.0", progress=lambda *done: seen.append(done))
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(0, 2), (1, 2), (2, 2)]
     assert info.classes == ("0", "1") and info.samples == 3 and "1 of 3 samples have no label" in info.warnings[0]
     data = Dataset.open(tmp_path)
     assert len(data) == 3 and data.keys.to_pylist() == ["a", "b", "c"] == [data.key(i) for i in range(3)]

@@ -75,8 +75,10 @@ def test_one_read_gives_the_image_and_the_key_of_its_header(dataset):
         reader.read_hashed(next(number for number in range(5) if dataset.key(number) == "key-3"))
 
 
-def test_an_index_older_than_its_tar_is_refused(dataset):
+def test_an_index_older_than_its_tar_is_refused_where_the_tar_holds_something_else(dataset):
     tar = dataset.shard_location(0).local
+    whole = tar.read_bytes()
+    tar.write_bytes(whole.replace(b"image", b"other"))
     os.utime(tar, ns=(index_path(tar).stat().st_mtime_ns + 1,) * 2)
     with pytest.raises(UserError, match=r"shard-000000.tar: was changed after it was indexed.*nml-ray data index"):
         Dataset.open(tar.parent)

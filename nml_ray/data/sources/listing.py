@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError, nearest_name
+from nml_ray.data.class_names import numbers_for
 from nml_ray.data.index import SCHEMA
 from nml_ray.data.shards import check_key
 from nml_ray.storage.link import Link
@@ -157,7 +158,7 @@ def class_numbers(
             raise UserError(
                 f"labels '{names[0]}' and '{min(digits)}'", where=where, expected="names, or numbers, or --classes"
             )
-        classes = sorted(names) if names else [str(number) for number in range(max(map(int, digits), default=-1) + 1)]
+        classes = sorted(names) if names else numbers_for(max(map(int, digits), default=None))
     number_of = {name: number for number, name in enumerate(classes)} | {word: int(word) for word in digits}
     for word in words:
         if not 0 <= number_of.get(word, -1) < len(classes):

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from nml_ray.config.errors import UserError
+from nml_ray.data.class_names import are_numbers, numbers_for
 from nml_ray.data.dataset_info import FILE, read_info
 from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar, read_index
 from nml_ray.data.indexing import is_fresh
@@ -21,17 +22,18 @@ def tar_listing(
     Args:
         directory: holds the tars, and maybe a dataset.json with their classes and known bad samples.
         tars: which.
-        classes, key_prefix, image: as `IndexOptions`; classes and prefix default to those of dataset.json.
+        classes, key_prefix, image: as `IndexOptions`; what is not given is that of dataset.json.
 
     Raises:
         UserError: as `index_tar`.
     """
     known_bad: tuple[str, ...] = ()
+    earlier: Sequence[str] = ()
     if (directory / FILE).exists():
         info = read_info(directory)
-        known_bad, key_prefix = info.known_bad, key_prefix or info.key_prefix
-        numbered = info.classes == tuple(str(number) for number in range(len(info.classes)))
-        classes = info.classes if classes is None and not numbered else classes
+        known_bad, earlier = info.known_bad, info.classes
+        key_prefix, image = key_prefix or info.key_prefix, image or info.image
+        classes = earlier if classes is None and not are_numbers(earlier) else classes
     options = IndexOptions(tuple(classes) if classes is not None else None, key_prefix, image)
     tables, notes, largest = [], [], -1
     for tar in tars:
@@ -42,9 +44,11 @@ def tar_listing(
     rows = pa.concat_tables(tables)
     if not rows.num_rows:
         raise UserError("its tars hold no sample with an image", where=str(directory), expected="at least one")
-    numbers = tuple(str(number) for number in range(largest + 1))
+    named = tuple(classes) if classes is not None else numbers_for(largest, earlier)
     kept = set(rows["key"].to_pylist()) & set(known_bad) if known_bad else set()
-    return Listing(rows, numbers if classes is None else tuple(classes), image, tuple(sorted(kept)), tuple(notes))
+    if lost := sorted(set(known_bad) - kept):
+        notes.append(f"{len(lost)} samples known to be bad are not in the tars (the first is '{lost[0]}')")
+    return Listing(rows, named, image, tuple(sorted(kept)), tuple(notes))
 
 
 def _rows(index: pa.Table, tar: Path) -> pa.Table:
