@@ -1,4 +1,5 @@
 """Five hundred damaged data sets: each ends in a clear error or a counted skip, never in a hang, a crash or a loss.
+Those of an object store are in `test_fuzz_remote`; how many there are of each kind is in `tests.fuzzing`.
 
 A case damages a small data set in one way, before or after it is indexed, and then does what a user would: index it
 (where the damage came before), verify it, open it, feed an epoch.
@@ -7,7 +8,6 @@ A case damages a small data set in one way, before or after it is indexed, and t
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,37 +15,19 @@ import numpy as np
 import pytest
 
 from nml_ray.config.errors import UserError
-from nml_ray.data.augment import ResizedCropAugmentation
-from nml_ray.data.config import OrderSettings
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.draw import hash_of
 from nml_ray.data.index import index_path
 from nml_ray.data.indexing import index_directory
-from nml_ray.data.loader import Loader, LoaderPlan
-from nml_ray.data.schedule import Schedule
-from nml_ray.data.shards import Sample, write_shards
 from nml_ray.data.verify import verify
-from tests.small_images import picture
-
-CASES = 500
-SAMPLES, SHARDS, CLASSES, BATCH = 24, 3, 4, 8
-SIZE = 16
+from tests.fuzzing import BATCH, CASES, CLASSES, SAMPLES, SHARDS, Fed, feed, parts, write_sound
 
 Damage = Callable[[Path, np.random.Generator], str]
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
-    """A sound data set of three tars with images of three formats, labels and captions."""
-    directory = tmp_path_factory.mktemp("sound") / "data"
-    kinds = ("jpg", "png", "webp")
-    samples = [
-        Sample(f"s{n:03d}", picture(n, kinds[n % 3], (40, 28)), kinds[n % 3], n % CLASSES, f"picture {n}")
-        for n in range(SAMPLES)
-    ]
-    names = [f"class {c}" for c in range(CLASSES)]
-    write_shards(samples, directory, samples_per_shard=SAMPLES // SHARDS, classes=names)
-    return directory
+    return write_sound(tmp_path_factory.mktemp("sound") / "data")
 
 
 def a_tar(directory: Path, rng: np.random.Generator) -> Path:
@@ -180,40 +162,10 @@ AFTER: tuple[Damage, ...] = (
 DURING: tuple[Damage, ...] = (truncate_tar, remove_tar, overwrite_stretch, blank_end_of_image)
 
 
-@dataclass
-class Fed:
-    """What an epoch fed: samples, places of weight 0, keys, and the error that ended it."""
-
-    samples: int = 0
-    holes: int = 0
-    hashes: frozenset[int] = frozenset()
-    error: str = ""
-
-
-def feed(directory: Path, damage: Callable[[], str] | None = None) -> Fed:
-    """Open and feed one epoch; `damage` strikes after its first step."""
-    fed = Fed()
-    try:
-        dataset = Dataset.open(directory)
-        schedule = Schedule(dataset, OrderSettings(), 0, BATCH, None)
-        plan = LoaderPlan(0, schedule.microbatch, 3, SIZE, ResizedCropAugmentation(), schedule.batch)
-        for step, microbatches in enumerate(Loader(dataset, plan).steps(0, schedule.steps_per_epoch)):
-            if step == 0 and damage:
-                damage()
-            for microbatch in microbatches:
-                assert len(microbatch.holes) == int((microbatch.weights == 0).sum())
-                assert all(hole.reason for hole in microbatch.holes)
-                fed.samples += len(microbatch.places)
-                fed.holes += len(microbatch.holes)
-                fed.hashes |= {int(one) for one in microbatch.hashes}
-    except UserError as error:
-        fed.error = str(error)
-    return fed
-
-
 def test_the_sound_data_set_is_sound(sound):
     assert verify(sound).sound
-    assert feed(sound) == Fed(SAMPLES, 0, frozenset(hash_of(f"s{n:03d}") for n in range(SAMPLES)))
+    fed = feed(sound)
+    assert fed == Fed(SAMPLES, 0, frozenset(hash_of(f"s{n:03d}") for n in range(SAMPLES)), "", fed.steps)
 
 
 def struck(case: int, sound: Path, tmp_path: Path, kinds: tuple[Damage, ...]) -> tuple[Path, str]:
@@ -239,10 +191,10 @@ def check_error(error: str, directory: Path, damage: str) -> None:
     assert directory.name in error or ".tar" in error or "dataset.json" in error, (damage, error)
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_damage_before_indexing(sound, tmp_path, part):
+@pytest.mark.parametrize("cases", parts("before", 4))
+def test_damage_before_indexing(sound, tmp_path, cases):
     """Either indexing tells the damage, or what it took is sound and nothing is missing without being said."""
-    for case in range(part, 140, 4):
+    for case in cases:
         directory, damage = struck(case, sound, tmp_path, BEFORE)
         for index in directory.glob("*.index.arrow"):
             index.unlink()
@@ -262,10 +214,10 @@ def test_damage_before_indexing(sound, tmp_path, part):
         shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("part", range(6))
-def test_damage_after_indexing(sound, tmp_path, part):
+@pytest.mark.parametrize("cases", parts("after", 6))
+def test_damage_after_indexing(sound, tmp_path, cases):
     """`verify` names whatever differs; an epoch ends in an error, in counted holes, or has fed every sample."""
-    for case in range(part, 280, 6):
+    for case in cases:
         directory, damage = struck(case, sound, tmp_path, AFTER)
         changed = any(
             path.read_bytes() != (directory / path.name).read_bytes() if (directory / path.name).exists() else True
@@ -300,10 +252,10 @@ def harmless(directory: Path, sound: Path) -> bool:
     return same and samples
 
 
-@pytest.mark.parametrize("part", range(2))
-def test_damage_while_training(sound, tmp_path, part):
+@pytest.mark.parametrize("cases", parts("during", 2))
+def test_damage_while_training(sound, tmp_path, cases):
     """The epoch ends in an error that names the tar, in counted holes, or is fed whole (what was read ahead is)."""
-    for case in range(part, 80, 2):
+    for case in cases:
         directory = shutil.copytree(sound, tmp_path / f"case-{case}")
         rng, damage = np.random.default_rng(case), DURING[case % len(DURING)]
         fed = feed(directory, partial(with_old_times, directory, partial(damage, directory, rng)))
@@ -315,4 +267,4 @@ def test_damage_while_training(sound, tmp_path, part):
 
 
 def test_there_are_five_hundred():
-    assert CASES == 140 + 280 + 80
+    assert sum(CASES.values()) == 500
