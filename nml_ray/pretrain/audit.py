@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nml_ray.config.errors import UserError
 from nml_ray.data.config import NoiseArm
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.labels import labels_of, logged_labels, noise_ledger
@@ -23,6 +24,8 @@ from nml_ray.pretrain.audit_records import EpochPlan, KeyLookup
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.fed import FedLog
 from nml_ray.pretrain.findings import AuditReport, EpochAudit, Findings
+
+DATA = "its data as it was, known bad samples included"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class AuditedRun:
         data: directory of the training split.
         label_file: of noise `kind: file`.
         ledger: ledger.parquet of its noise, if there is one.
+        other_data: how the data there is told from the data that the record names; "" where it is the same.
     """
 
     name: str
@@ -44,6 +48,7 @@ class AuditedRun:
     data: Path
     label_file: str = ""
     ledger: Path | None = None
+    other_data: str = ""
 
 
 def audit_run(run: AuditedRun) -> AuditReport:
@@ -52,6 +57,10 @@ def audit_run(run: AuditedRun) -> AuditReport:
     Raises:
         UserError: the data it was trained on is not there any more, or not the same.
     """
+    if run.other_data:
+        raise UserError(
+            f"is not the data that it was trained on: {run.other_data}", where=f"{run.name}: {run.data}", expected=DATA
+        )
     settings = PretrainSettings.model_validate(run.record["settings"]["pretrain"])
     dataset, findings = Dataset.open(run.data), Findings()
     seed = run.record["settings"]["seed"]

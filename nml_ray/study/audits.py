@@ -7,10 +7,15 @@ from typing import Any
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.config import NoiseArm
+from nml_ray.data.files import files_of
 from nml_ray.pretrain.audit import AuditedRun
 from nml_ray.storage.artifact import RECORD, Artifact, Store
 from nml_ray.storage.atomic import read_json
+from nml_ray.storage.link import followed
 from nml_ray.study.execute import GIVEN, JOB, STAGES, plan_job, read_run
+from nml_ray.study.expand import given_stage
+from nml_ray.study.sources import dataset_identity
+from nml_ray.study.stage import digests
 
 KIND = "pretrain"
 
@@ -92,7 +97,23 @@ def _audited(artifact: Artifact, store: Store, given: Path | None) -> AuditedRun
         data / "pretrain",
         str(labels / "labels.parquet") if labels else "",
         _ledger(record, store),
+        _other_data(record, store, data / "pretrain"),
     )
+
+
+def _other_data(record: Mapping[str, Any], store: Store, directory: Path) -> str:
+    """How the data in a directory is told from that which a run's record names; "" where it is the same."""
+    name = record["inputs"]["shards"]
+    kind, _, known = name.partition("/")
+    now = files_of(directory).info().digest
+    if artifact := store.artifact(kind, known):
+        made = artifact.record["splits"]["pretrain"]["digest"]
+        return "" if now == made else f"its digest is {now}, that of {name} was {made}"
+    layout = record["settings"]["pretrain"]["order"]["kind"] == "lanes"
+    identity = dataset_identity("pretrain", followed(directory), layout)
+    stage = given_stage(name, kind, {"given": {"pretrain": identity}})
+    (digest,) = digests({name: stage}).values()
+    return "" if digest == known else f"its digest is {now}, which makes it {kind}/{digest}; the record names {name}"
 
 
 def _input(record: Mapping[str, Any], role: str, store: Store, given: Path | None) -> Path | None:

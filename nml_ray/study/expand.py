@@ -64,6 +64,11 @@ class _Encoder:
     ledger: str = ""
 
 
+def given_stage(name: str, kind: str, settings: Mapping[str, Any]) -> Stage:
+    """The stage that stands for data of the user's; `settings` identify it by its content."""
+    return Stage(name, kind, 1, plain(settings), "")
+
+
 def expand(job: Job) -> Study:
     """The stages of a job, in no particular order but the same one for the same job.
 
@@ -103,7 +108,7 @@ class _Expansion:
         return name
 
     def add_given(self, name: str, kind: str, settings: Mapping[str, Any], links: Mapping[str, Path | Link]) -> str:
-        self.stages.append(Stage(name, kind, 1, plain(settings), ""))
+        self.stages.append(given_stage(name, kind, settings))
         self.given[name] = Given(links)
         return name
 
@@ -129,6 +134,8 @@ class _Expansion:
                 # Features are stored by shard, in its order.
                 layout = lanes or use == "downstream"
                 digests = {split: sources.dataset_identity(split, path, layout) for split, path in links.items()}
+                beside = {"pretrain": directories["pretrain"]} if use == VALIDATION else {}
+                sources.refuse_other_classes({**beside, **links})
                 if use == "pretrain" and self.job.pretrain and not lanes:
                     sources.refuse_full_order(links[use])
                 name = self.add_given(f"shards/{use}", "shards", {"given": digests}, links)

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from nml_ray.config.errors import UserError
+from nml_ray.data.class_names import are_numbers
 from nml_ray.storage.digest import digest_of, digest_of_file
 from nml_ray.storage.link import Link
 from nml_ray.storage.location import locate
@@ -36,7 +38,7 @@ def dataset_identity(split: str, directory: Path | Link, layout: bool) -> dict[s
     Raises:
         UserError: no such directory, no tars, or tars that cannot be indexed; an object store that cannot be reached.
     """
-    info = _info(directory) if isinstance(directory, Link) else _local_info(split, directory)
+    info = _any_info(split, directory)
     file = f"{directory}/dataset.json"
     try:
         identity = {"digest": info["digest"], "classes": len(info["classes"])}  # noise and heads depend on K
@@ -44,6 +46,28 @@ def dataset_identity(split: str, directory: Path | Link, layout: bool) -> dict[s
     except (KeyError, TypeError) as error:
         raise _unreadable(file, error, directory) from None
     return {**identity, "layout": digest_of(sorted(shards))} if layout else identity
+
+
+def refuse_other_classes(directories: Mapping[str, Path | Link]) -> None:
+    """Refuse splits whose labels do not mean the same classes; those without labels, and numbers, fit any.
+
+    Raises:
+        UserError: the class names of two splits differ.
+    """
+    found = {split: _any_info(split, place).get("classes") for split, place in directories.items()}
+    classes = {split: list(names) for split, names in found.items() if names}
+    first, *others = classes or {"": []}
+    for split in others:
+        if classes[split] == classes[first] or (are_numbers(classes[split]) and are_numbers(classes[first])):
+            continue
+        pairs = zip_longest(classes[first], classes[split])
+        label, (one, other) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        here, there = (f"'{name}'" if name is not None else "no class" for name in (other, one))
+        raise UserError(
+            f"label {label} is {here}, but {there} in {first}",
+            where=f"data.shards.{split}: {directories[split]}",
+            expected="the same class names in the same order: index or shard all splits with one --classes file",
+        )
 
 
 def refuse_full_order(directory: Path | Link) -> None:
@@ -61,6 +85,10 @@ def refuse_full_order(directory: Path | Link) -> None:
             where="pretrain.order",
             expected=f"`order: lanes`, or run.shard_cache_size: {-(-size // 10**9)}GB",
         )
+
+
+def _any_info(split: str, directory: Path | Link) -> dict[str, Any]:
+    return _info(directory) if isinstance(directory, Link) else _local_info(split, directory)
 
 
 def _info(link: Link) -> dict[str, Any]:

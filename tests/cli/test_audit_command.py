@@ -10,6 +10,7 @@ from pyarrow import feather, parquet
 from nml_ray.cli.main import call
 from nml_ray.data.config import NoiseArm
 from nml_ray.data.dataset import Dataset
+from nml_ray.data.indexing import set_known_bad
 from nml_ray.data.labels import given_labels
 from nml_ray.data.loader import Loader, LoaderPlan
 from nml_ray.data.schedule import Schedule
@@ -157,3 +158,15 @@ def test_data_that_no_study_names_is_a_mistake(study, capsys):
     (study / "studies" / "gone" / "job.yaml").unlink()
     assert call(["audit", str(artifact(study))]) == 2
     assert "was given by path, and no study in" in capsys.readouterr().err
+
+
+def test_other_data_than_the_run_was_trained_on_is_refused(study, capsys):
+    data = study.parent / "tars"
+    execute(read_job(study.parent / "job.yaml")[0], display(), target="pretrain", inline=True)  # notes what is there
+    before = (data / "dataset.json").read_bytes()
+    set_known_bad(data, [Dataset.open(data).key(0)])
+    for run in ("tiny", str(artifact(study))):
+        assert call(["audit", run]) == 2
+        assert "is not the data that it was trained on: its digest is" in capsys.readouterr().err
+    (data / "dataset.json").write_bytes(before)
+    assert call(["audit", "tiny"]) == 0

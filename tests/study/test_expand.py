@@ -237,3 +237,34 @@ heads: {{}}
 def test_settings_of_all_stages_are_plain_data() -> None:
     stages = study().stages
     assert json.loads(json.dumps([dict(stage.settings) for stage in stages])) == [dict(s.settings) for s in stages]
+
+
+@pytest.mark.parametrize(
+    ("split", "classes", "text"),
+    [
+        (
+            "c",
+            ["b", "a"],
+            "data.shards.test: {root}/c: label 0 is 'b', but 'a' in train; expected the same class names",
+        ),
+        ("b", ["a"], "data.shards.validation: {root}/b: label 1 is no class, but 'b' in train"),
+        ("b", ["0", "1"], "label 0 is '0', but 'a' in train"),
+        ("v", ["a", "c"], "data.shards.pretrain_validation: {root}/v: label 1 is 'c', but 'b' in pretrain"),
+    ],
+)
+def test_splits_whose_labels_mean_other_classes_are_refused(own: Path, split: str, classes: list, text: str) -> None:
+    make_dataset(own / "v", "v")
+    file = own / split / "dataset.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "classes": classes}))
+    with pytest.raises(UserError) as caught:
+        expand(job(shards_job(own).replace("{shards: {", f"{{shards: {{pretrain_validation: {own}/v, ")))
+    assert text.format(root=own) in str(caught.value)
+    assert "one --classes file" in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [{"a": ["0", "1", "2"], "b": ["0", "1"], "c": []}, {"p": ["x"], "c": []}])
+def test_splits_of_numbers_or_without_labels_fit_and_so_does_other_pretraining_data(own: Path, classes: dict) -> None:
+    for split, names in classes.items():
+        file = own / split / "dataset.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "classes": names}))
+    assert expand(job(shards_job(own))).stages
