@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.resume import checkpoints, common_resume
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
+from nml_ray.pretrain.trackers import open_trackers
 from nml_ray.pretrain.world import World
 
 Report = Callable[[float, float, str], None]
@@ -113,9 +115,9 @@ class _Run:
         rank_zero = self.world.rank == 0
         for attempt in attempts if rank_zero else []:  # no rank can flush before rank 0 has joined its first step
             set_replayed_aside(attempt, start)
-        telemetry = self._telemetry(attempts if rank_zero else [])
+        telemetry = self._telemetry(attempts if rank_zero else [], start)
         total = self.steps * self.settings.batch
-        with Committer(self.world.size) as committer:
+        with closing(telemetry), Committer(self.world.size) as committer:
             for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
                 losses, rate = self._step(step, microbatches)
                 log.add(step, microbatches)
@@ -132,17 +134,18 @@ class _Run:
                         committer.submit(log.cut(step + 1), self._snapshots(step + 1) if rank_zero else ())
                 if all(running.error for running in self.arms):
                     break
-        telemetry.close()
         self._export()
 
-    def _telemetry(self, attempts: Sequence[Path]) -> Telemetry:
-        """What rank 0 tells; `attempts` is empty on the others."""
+    def _telemetry(self, attempts: Sequence[Path], start: int) -> Telemetry:
+        """What rank 0 tells from step `start` on; `attempts` is empty on the others."""
         settings, utilisation = self.settings, None
         if attempts and self.device.type == "cuda":
             spec, side = self.inputs.spec, settings.train_size or settings.encoder.size
             image = torch.zeros(1, spec.channels, side, side, device=self.device)
             utilisation = utilisation_of(self.arms[0].arm, image, settings.precision, self.world.size)
-        return Telemetry(attempts, self.loader.timers, settings.batch, self.device, utilisation)
+        names = self.plan.trackers
+        trackers = [open_trackers(names, arm.name, Path(arm.attempt), start) for arm in self.plan.arms if attempts]
+        return Telemetry(attempts, self.loader.timers, settings.batch, self.device, utilisation, trackers)
 
     def _export(self) -> None:
         """Leave the encoders and curves of the arms that came to their end."""

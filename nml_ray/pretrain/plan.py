@@ -30,7 +30,7 @@ class GroupPlan:
     runs: `decode_threads` beside the computing `threads`, a checkpoint every `checkpoint_steps` (0: every epoch), and
     the share of an epoch's samples that may turn out undecodable before the run is stopped, and the torch `device`.
     `validation` is the directory of the labelled images that are classified after each epoch, `zero_shot` that of the
-    images that are classified by text.
+    images that are classified by text. `trackers` get the telemetry beside its own files.
     """
 
     data: str
@@ -44,6 +44,7 @@ class GroupPlan:
     device: str = "cpu"
     validation: str = ""
     zero_shot: str = ""
+    trackers: tuple[str, ...] = ()
 
     @property
     def cpus(self) -> int:

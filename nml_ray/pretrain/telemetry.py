@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from nml_ray.data.loader import LoaderTimers
 from nml_ray.pretrain.hardware import Utilisation, memory
+from nml_ray.pretrain.trackers import Tracker
 
 EVERY_SECONDS = 2.0
 CPU = torch.device("cpu")
@@ -34,6 +35,7 @@ class Telemetry:
         batch: global.
         device: of the models.
         utilisation: of the device, where it is known.
+        trackers: of each arm; they get the figures of its lines, as train/<name> and epoch/<name>.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class Telemetry:
         batch: int,
         device: torch.device = CPU,
         utilisation: Utilisation | None = None,
+        trackers: Sequence[Sequence[Tracker]] = (),
     ) -> None:
         self._files = [open(attempt / "telemetry.jsonl", "a", buffering=1) for attempt in attempts]
         self._timers, self._batch = timers, batch
         self._device, self._utilisation = device, utilisation
+        self._trackers = trackers or [()] * len(attempts)
         self._checkpoints = 0.0
         self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
 
@@ -84,22 +88,30 @@ class Telemetry:
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if loss is not None:
                 finite = norm if math.isfinite(norm) else None
-                self._write(number, {**shared, "loss": loss, "gradient_norm": finite})
+                self._write(number, step, "train", {**shared, "loss": loss, "gradient_norm": finite})
         self._since, self._steps, self._waited = time.perf_counter(), 0, self._timers.wait
 
     def end_epoch(self, step: int, curves: Sequence[Mapping[str, Any] | None]) -> None:
         """Write each arm's curve of the epoch that ended with this step; None for an arm that has ended."""
         for number, curve in enumerate(curves):
             if curve is not None:
-                self._write(number, {"step": step, "epoch_ended": True, **curve})
+                self._write(number, step, "epoch", {"step": step, "epoch_ended": True, **curve})
 
-    def _write(self, arm: int, line: Mapping[str, Any]) -> None:
+    def _write(self, arm: int, step: int, group: str, line: Mapping[str, Any]) -> None:
         self._files[arm].write(json.dumps(line) + "\n")
+        told = {
+            name: value for name, value in line.items() if name not in ("step", "epoch_ended") and value is not None
+        }
+        for tracker in self._trackers[arm]:
+            tracker.log(step, {f"{group}/{name}": float(value) for name, value in told.items()})
 
     def close(self) -> None:
-        """Close the files."""
+        """Close files and trackers."""
         for file in self._files:
             file.close()
+        for trackers in self._trackers:
+            for tracker in trackers:
+                tracker.close()
 
 
 CURVES = pa.schema(

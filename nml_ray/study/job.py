@@ -16,6 +16,7 @@ from nml_ray.features.config import ExtractSettings, GivenFeatures
 from nml_ray.heads.config import HeadsSettings
 from nml_ray.models.config import EncoderSettings
 from nml_ray.pretrain.config import PretrainSettings
+from nml_ray.pretrain.tracker_names import TrackerName, missing_tracker
 from nml_ray.storage.shard_cache import DEFAULT_SIZE, size_of
 
 VALIDATION = "pretrain_validation"
@@ -43,6 +44,9 @@ class RunSettings(Settings):
     """Steps between two checkpoints; 0 for one after every epoch."""
     undecodable_limit: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Share of an epoch's images that may turn out undecodable before pre-training is stopped."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Who gets the figures of pre-training beside its files: `tensorboard` (event files in the attempt's directory),
+    `mlflow`, `wandb`; `[]` for none."""
     extract_workers: Count = 1
     """Processes that extract features side by side."""
     head_workers: Count | None = None
@@ -52,6 +56,13 @@ class RunSettings(Settings):
     out."""
     shard_cache_size: str = DEFAULT_SIZE
     """Most that it may hold, such as 200GB, of all jobs and processes of a machine together."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _are_installed(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
+        if missing := missing_tracker(names):
+            raise ValueError(missing)
+        return names
 
     @field_validator("shard_cache_size")
     @classmethod

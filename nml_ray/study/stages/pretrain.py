@@ -64,6 +64,7 @@ def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
         device=context.run.device,
         validation=str(first.inputs["validation"].path / VALIDATION) if "validation" in first.inputs else "",
         zero_shot=_zero_shot(first),
+        trackers=context.run.trackers,
     )
 
 
