@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nml_ray.config.document import Document
 from nml_ray.config.errors import UserError
-from nml_ray.data.dataset import Dataset
-from nml_ray.data.files import files_of
-from nml_ray.data.mixing import Mixing, mixing_of
 from nml_ray.data.order import epoch_sizes
 from nml_ray.storage.artifact import Store
 from nml_ray.study.execute import plan_job, store_of
 from nml_ray.study.expand import Study
 from nml_ray.study.job import Job
 from nml_ray.study.plan import Planned
+
+if TYPE_CHECKING:  # a run that finds everything made imports no Arrow
+    from nml_ray.data.mixing import Mixing
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ def feed_of(job: Job, document: Document, data: Any) -> Feed:
     Raises:
         UserError: fewer good samples than a batch, at the batch's place in the job file.
     """
+    from nml_ray.data.files import files_of
+
     assert job.pretrain is not None
     settings, info = job.pretrain, files_of(data).info()
     samples = info.samples - len(info.known_bad)
@@ -87,18 +89,25 @@ def feed_of(job: Job, document: Document, data: Any) -> Feed:
 
 
 def refuse_feed(job: Job, document: Document, target: str = "") -> None:
-    """Refuse what `feed_of` refuses, where the training data is given or made already, up to a `target` stage.
+    """Refuse what `feed_of` refuses, where there is pre-training to do on data that is given or made already.
+
+    `target` is the stage that the run goes up to.
 
     Raises:
         UserError: fewer good samples than a batch; data that the job names cannot be read.
     """
     study, planned = plan_job(job, target)
+    if all(one.state != "to do" for one in planned.values() if one.stage.kind == "pretrain"):
+        return
     if data := training_data(study, planned, store_of(job)):
         feed_of(job, document, data)
 
 
-def mixing(job: Job, data: Any) -> Mixing | None:
+def mixing(job: Job, data: Any) -> "Mixing | None":
     """How well the lanes of a job mix the classes; None where it reads no lanes, or there is nothing to mix."""
+    from nml_ray.data.dataset import Dataset
+    from nml_ray.data.mixing import mixing_of
+
     if job.pretrain is None or job.pretrain.order.kind != "lanes":
         return None
     order, dataset = job.pretrain.order, Dataset.open(data)
