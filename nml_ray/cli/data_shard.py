@@ -88,6 +88,9 @@ def shard(
     The key of a sample is its path below SOURCE without extension; further dots of the file's name become
     underscores. Keys of tars stay. Noise, order and augmentation are drawn by key: the same keys draw the same.
 
+    Splits of one job (train, validation, test, ood) need one --classes file: without it the classes of each are those
+    that it holds, and one label may mean two things.
+
     For an object store each tar is written to the directory for temporary files (TMPDIR), uploaded with its index, and
     removed here: one at a time in each process.
 

@@ -74,12 +74,24 @@ def examples(kind: str) -> Path:
 
 
 def class_names(file: Path) -> list[str]:
-    """Class names of a file, one a line, in label order.
+    """Class names of a file, one a line, in label order; blanks around them and at the file's end do not count.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read; no name, an empty line before the last name, a name twice.
     """
+    expected = "class names, one a line"
     try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read ({error})", where=str(file), expected="class names, one a line") from None
+        raise UserError(f"cannot be read ({error})", where=str(file), expected=expected) from None
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise UserError("is empty", where=f"{file}, line {number}", expected=f"{expected}: the line is the label")
+        if name in first:
+            raise UserError(
+                f"class '{name}' again, as in line {first[name]}", where=f"{file}, line {number}", expected=expected
+            )
+        first[name] = number
+    return names

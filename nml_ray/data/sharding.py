@@ -113,7 +113,7 @@ def write_listing(
             reached, or written.
     """
     hashes = key_hashes(_keys(listing.rows))
-    _refuse_duplicates(listing.rows, hashes)
+    _refuse_duplicates(listing.rows, hashes, listing.distinct)
     order = shuffled(hashes, seed)
     names = [SHARD_NAME.format(number) for number in range(-(-len(order) // samples_per_shard))]
     options = _options(listing, resize)
@@ -247,7 +247,7 @@ def _keys(rows: pa.Table) -> Iterator[str]:
         yield from chunk.to_pylist()
 
 
-def _refuse_duplicates(rows: pa.Table, hashes: Draws) -> None:
+def _refuse_duplicates(rows: pa.Table, hashes: Draws, distinct: str) -> None:
     order = np.argsort(hashes, kind="stable")
     twice = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
     if not len(twice):
@@ -258,7 +258,7 @@ def _refuse_duplicates(rows: pa.Table, hashes: Draws) -> None:
         same = f"keys '{first['key']}' and '{second['key']}' have the same 64-bit hash"
     raise UserError(
         f"{same}, from {first['file']} and from {second['file']}; {len(twice)} such pairs in all",
-        expected="names that differ in more than extension and dots, a key column, or --key-prefix shard for tars",
+        expected=distinct,
     )
 
 

@@ -1,12 +1,15 @@
 """`nml-ray data shard`, `verify` and `inspect` as a user meets them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from nml_ray.cli.main import call
+from nml_ray.cli.options import class_names
+from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.indexing import index_directory
 from tests.small_images import image_tree, picture, sorted_tars
@@ -98,3 +101,17 @@ def test_mistakes_are_one_line_and_code_2(
     captured = capsys.readouterr()
     assert not (here / "out").exists()
     assert captured.err.startswith(f"nml-ray: {message}") and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_files_of_class_names(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_bytes("\ufeffcat\r\n big dog \t\r\n\r\n\n".encode())
+    assert class_names(file) == ["cat", "big dog"]
+    for text, message in (
+        ("cat\n\ndog\n", "names.txt, line 2: is empty"),
+        ("\n", "names.txt, line 1: is empty"),
+        ("cat\ndog\ncat \n", "names.txt, line 3: class 'cat' again, as in line 1"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=re.escape(message)):
+            class_names(file)

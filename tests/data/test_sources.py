@@ -24,6 +24,7 @@ from nml_ray.data.resize import Resize, resized
 from nml_ray.data.sharding import Written, write_listing
 from nml_ray.data.shards import Sample, write_shards, write_tar
 from nml_ray.data.sources.choose import SPOOL, SourceOptions, opened_source
+from nml_ray.data.sources.folder import image_folder
 from nml_ray.data.sources.listing import key_of
 from nml_ray.data.sources.table import Columns
 from tests.small_images import image_tree, picture
@@ -97,6 +98,26 @@ def test_an_error_in_a_process_is_told(tmp_path):
         with pytest.raises(UserError, match=r"(ends before .* 'cat/cat_v0'|No such file.*dog\.v0\.jpg)"):
             write_listing(listing, tmp_path / "out", samples_per_shard=5, workers=2)
     assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_broken_links_and_empty_classes_are_told(tmp_path):
+    image_tree(tmp_path / "in", ("cat", "dog"), 2)
+    for link in ("cat/lost.jpg", "dog/lost.jpg", "eel"):
+        (tmp_path / "in" / link).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in" / "fox").mkdir()
+    (tmp_path / "in" / ".git").mkdir()
+    listing = image_folder(tmp_path / "in")
+    assert listing.rows.num_rows == 4 and listing.classes == ("cat", "dog")
+    assert listing.notes == (
+        "links that lead nowhere, left out: 3 (the first is 'cat/lost.jpg')",
+        "sub-directories without an image, which are no classes: 1 (the first is 'fox')",
+    )
+    notes = image_folder(tmp_path / "in", ["ape", "cat", "dog", "fox"]).notes
+    assert notes[1:] == ("classes without an image: 2 (the first is 'ape')",)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.jpg").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no image; 1 links lead nowhere"):
+        image_folder(tmp_path / "links")
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):
@@ -364,7 +385,11 @@ def refuse_tree(root, kind):
     ("kind", "options", "text"),
     [
         ("loose", SourceOptions(), "'loose.jpg' lies beside the sub-directories"),
-        ("twice", SourceOptions(), r"key 'cat/cat_v0' comes twice, from .*cat\.v0\.jpg and from .*cat\.v0\.png"),
+        (
+            "twice",
+            SourceOptions(),
+            r"key 'cat/cat_v0' comes twice, from .*cat\.v0\.jpg and from .*cat\.v0\.png.*rename",
+        ),
         ("tar", SourceOptions(), "either tars"),
         ("", SourceOptions(classes=["kat", "dog"]), "'cat' is none of the 2 classes.*did you mean 'kat'"),
     ],
@@ -387,7 +412,7 @@ def test_folders_refused(tmp_path, kind, options, text):
         ([("../list.jpg",)], ("path",), {}, "not below|cannot be read"),
         ([("a.jpg", "1", "2")], ("path", "label"), {}, "Expected 2 columns, got 3"),
         ([("a.jpg", "x"), ("b.jpg", "1")], ("path", "label"), {}, "labels 'x' and '1'"),
-        ([("a.jpg",), ("a.jpg",)], ("path",), {}, "key 'a' comes twice"),
+        ([("a.jpg",), ("a.jpg",)], ("path",), {}, "key 'a' comes twice.*a key column"),
         ([("",)], ("path",), {}, "image None"),
         ([("a.jpg", "x/")], ("path", "key"), {}, "cannot name a tar member"),
     ],

@@ -44,6 +44,7 @@ class Listing:
         image: extension of the image member where samples have several (`IndexOptions.image`).
         known_bad: keys of samples that are known to be undecodable.
         notes: what was left out, for the user.
+        distinct: what makes keys unique, told where one comes twice.
         link: to the data set on an object store whose tars `file` names; None where it names local files.
     """
 
@@ -52,6 +53,7 @@ class Listing:
     image: str = ""
     known_bad: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    distinct: str = "a key column, or names that differ in more than extension and dots"
     link: Link | None = None
 
     @cached_property

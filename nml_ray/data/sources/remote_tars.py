@@ -45,7 +45,7 @@ def remote_tar_listing(link: Link, given: Mapping[str, Any]) -> Listing:
                 f"was indexed without this {flag}", where=place, expected=f"`nml-ray data index {place}` with it first"
             )
     rows = pa.concat_tables([_rows(table, shard) for table, shard in zip(dataset.tables, info.shards, strict=True)])
-    return Listing(rows, info.classes, options["image"], info.known_bad, info.warnings, link)
+    return Listing(rows, info.classes, options["image"], info.known_bad, info.warnings, link=link)
 
 
 def _rows(index: pa.Table, shard: ShardInfo) -> pa.Table:

@@ -13,6 +13,8 @@ from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar,
 from nml_ray.data.indexing import is_fresh
 from nml_ray.data.sources.listing import ROWS, Listing
 
+DISTINCT = "keys that are unique in all tars, or --key-prefix shard"
+
 
 def tar_listing(
     directory: Path, tars: Sequence[Path], classes: Sequence[str] | None, key_prefix: str = "", image: str = ""
@@ -48,7 +50,7 @@ def tar_listing(
     kept = set(rows["key"].to_pylist()) & set(known_bad) if known_bad else set()
     if lost := sorted(set(known_bad) - kept):
         notes.append(f"{len(lost)} samples known to be bad are not in the tars (the first is '{lost[0]}')")
-    return Listing(rows, named, image, tuple(sorted(kept)), tuple(notes))
+    return Listing(rows, named, image, tuple(sorted(kept)), tuple(notes), DISTINCT)
 
 
 def _rows(index: pa.Table, tar: Path) -> pa.Table:
