@@ -41,11 +41,13 @@ lint: $(STAMP) ## ruff and mypy
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-test-fast: lint ## ruff, mypy and the tests without Ray: under 2 minutes
-	@$(PYTEST) -m "not (ray or $(HEAVY))"
+# tests of one file stay together: they share what is costly to make
+test-fast: lint ## ruff, mypy and the short tests without Ray: under 2 minutes
+	@$(PYTEST) -n auto --dist loadfile -m "not (long or ray or $(HEAVY))"
 
-test: lint ## test-fast and the tests on one shared Ray: under 15 minutes, no root
-	@$(PYTEST) -m "not ($(HEAVY))"
+test: test-fast ## test-fast, the longer tests, and those on one shared Ray: under 15 minutes, no root
+	@$(PYTEST) -n auto --dist loadfile -m "long and not (ray or $(HEAVY))"
+	$(PYTEST) -m "ray and not ($(HEAVY))"
 
 test-heavy: $(STAMP) ## only what `make test` leaves out: Chromium, kills, namespaces, Slurm
 	@$(PYTEST) -m "$(HEAVY)"

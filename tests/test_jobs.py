@@ -45,6 +45,7 @@ def states(capsys, runs: Path, name: str, *settings: str) -> str:
     return capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_demo_then_another_ratio(runs, icons, capsys):
     small = (icons, *SMALL, *ONE_SEED)
     made = run(runs, "demo", *small)
@@ -62,17 +63,20 @@ def test_demo_then_another_ratio(runs, icons, capsys):
     assert len({path.name for path in (runs / "pretrain").iterdir()} - before) == 1
 
 
+@pytest.mark.long
 def test_icons(runs, icons):
     made = run(runs, "icons", icons, *SMALL, *ONE_SEED, "pretrain.seeds=[0,1]", "noise.ratios=[0,0.3]")
     assert len([stage for stage in made if stage.startswith("pretrain/")]) == 4
     assert (runs / "studies/icons/report.html").exists()
 
 
+@pytest.mark.long
 def test_ratio_sweep(runs, icons):
     made = run(runs, "ratio_sweep", icons, *SMALL, "noise.ratios=[0,0.4]")
     assert len([stage for stage in made if stage.startswith("pretrain/")]) == 4
 
 
+@pytest.mark.long
 def test_pretrain(runs, icons):
     made = run(runs, "pretrain", icons, *SMALL)
     assert [stage.split("/")[0] for stage in made].count("pretrain") == 2
@@ -81,6 +85,7 @@ def test_pretrain(runs, icons):
             assert {"encoder.safetensors", "encoder.json", "curves.parquet", "fed"} <= {p.name for p in path.iterdir()}
 
 
+@pytest.mark.long
 def test_extract(runs, icons):
     encoder = 'encoders=[{name: "timm:resnet10t", size: 32}]'
     made = run(runs, "extract", icons, encoder, "threads=1")
@@ -88,6 +93,7 @@ def test_extract(runs, icons):
     assert {path.parent.name for path in features.glob("*/*.features.arrow")} == set(SIZES) - {"pretrain"}
 
 
+@pytest.mark.long
 def test_heads_sweep(runs, tmp_path):
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(5, 12))

@@ -47,15 +47,16 @@ def test_the_targets_run_what_they_promise():
     plans = {target: make("--dry-run", "--old-file=.venv/.installed", target).stdout for target in TARGETS}
     heavy = "browser or slow or kill or netns or slurm"
     assert "nml-ray run jobs/demo.yaml" in plans["demo"]
-    assert f'-m "not (ray or {heavy})"' in plans["test-fast"]
-    assert f'-m "not ({heavy})"' in plans["test"]
+    assert f'-m "not (long or ray or {heavy})"' in plans["test-fast"]
+    for rest in (f'-m "long and not (ray or {heavy})"', f'-m "ray and not ({heavy})"'):
+        assert rest in plans["test"]
     for target in ("test-fast", "test", "test-all"):
         assert "ruff check" in plans[target]
         assert "mypy" in plans[target]
     for part in ("test", "test-heavy"):
         assert set(plans[part].splitlines()) <= set(plans["test-all"].splitlines())
     markers = {line.split(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
-    assert markers == {"ray", *heavy.split(" or ")}
+    assert markers == {"long", "ray", *heavy.split(" or ")}
 
 
 FAKE_UV = f"""#!{sys.executable}

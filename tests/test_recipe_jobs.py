@@ -13,6 +13,8 @@ from nml_ray.study.job import read_job
 from tests.small_icons import small_icons
 from tests.small_images import picture
 
+pytestmark = pytest.mark.long
+
 RECIPES = Path(__file__).parents[1] / "jobs" / "recipes"
 IMAGENET = ("a1", "a2", "a3", "resnet50_90")
 CLASSES = ["cat", "dog", "owl"]

@@ -12,6 +12,8 @@ from PIL import Image
 from benchmarks import measure, photos
 from nml_ray.data.dataset import Dataset
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -9,6 +9,8 @@ from nml_ray.cli.main import call
 from nml_ray.data.photo import photo
 from nml_ray.data.shards import Sample, write_shards
 
+pytestmark = pytest.mark.long
+
 JOB = """
 name: tiny
 threads: 1

@@ -22,6 +22,8 @@ from nml_ray.data.indexing import index_directory
 from nml_ray.data.verify import verify
 from tests.fuzzing import BATCH, CASES, CLASSES, SAMPLES, SHARDS, Fed, feed, parts, write_sound
 
+pytestmark = pytest.mark.long
+
 Damage = Callable[[Path, np.random.Generator], str]
 
 

@@ -24,6 +24,8 @@ from nml_ray.data.shards import Sample, write_shards
 from nml_ray.data.transform import train_image
 from tests.data.photographs import photographs
 
+pytestmark = pytest.mark.long
+
 BATCH, MICROBATCH, SIZE, SEED = 48, 24, 40, 11
 BROKEN = (5, 17)
 

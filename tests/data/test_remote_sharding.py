@@ -27,6 +27,8 @@ from nml_ray.storage.scratch import scratch
 from tests.object_store import Bucket, Fault
 from tests.small_images import image_tree, picture
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def temporary(monkeypatch, tmp_path) -> Path:

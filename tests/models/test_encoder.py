@@ -152,6 +152,7 @@ def test_an_absent_pretraining_is_named(tmp_path):
         load_encoder(tmp_path)
 
 
+@pytest.mark.long
 def test_a_narrow_small_resnet_trains_on_large_images():
     """In a process of its own: a strided 1x1 convolution ended it by a segmentation fault here."""
     code = (

@@ -27,6 +27,8 @@ from tests.pretrain.conftest import CLASSES, WORDS, tiny_samples
 from tests.pretrain.test_workers import fed
 from tests.pretrain.test_workers import train as train_on_workers
 
+pytestmark = pytest.mark.long
+
 ZERO_SHOT = {"templates": ["{}", "{} in room 3"], "names": dict(zip(CLASSES, WORDS, strict=True))}
 
 

@@ -20,6 +20,8 @@ from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.world import World
 from tests.pretrain.conftest import CLASSES, tiny_samples
 
+pytestmark = pytest.mark.long
+
 
 class Killed(Exception):
     """Stands for the process's death at a chosen point of the loop."""

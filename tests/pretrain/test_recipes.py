@@ -24,6 +24,8 @@ from nml_ray.pretrain.recipe_config import MixingSettings, OptimiserSettings
 from nml_ray.pretrain.validation import Validation
 from nml_ray.pretrain.world import World
 
+pytestmark = pytest.mark.long
+
 STRONG = {
     "optimiser": {"name": "lamb", "learning_rate": 0.01, "weight_decay": 0.02, "clip_norm": 1.0},
     "loss": {"kind": "bce", "threshold": 0.2},

@@ -13,6 +13,8 @@ from nml_ray.study.job import read_job
 from tests.object_store import Bucket, Fault
 from tests.small_images import picture
 
+pytestmark = pytest.mark.long
+
 JOB = """
 name: remote
 data:
