@@ -70,8 +70,8 @@ def test_the_wheel_holds_the_package_alone_with_examples_and_notices(built):
     assert {name.split("/")[0] for name in names} == {"nml_ray", info}
     assert not [name for name in names if re.search(r"(^|/)(test_|conftest|__pycache__)", name)]
     for folder in ("jobs", "cluster"):
-        for path in (ROOT / folder).glob("*.yaml"):
-            assert wheel.read(f"nml_ray/examples/{folder}/{path.name}") == path.read_bytes()
+        for path in (ROOT / folder).rglob("*.yaml"):
+            assert wheel.read(f"nml_ray/examples/{path.relative_to(ROOT)}") == path.read_bytes()
     assert {"nml_ray/data/icons/icons.parquet", "nml_ray/data/icons/NOTICE.md", "nml_ray/py.typed"} <= names
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "nml_ray").rglob("*.py")}
     assert sources == {name for name in names if name.endswith(".py")}
@@ -93,7 +93,7 @@ def test_the_wheel_brings_the_examples(built, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     copied = {path.relative_to(tmp_path / "study") for path in (tmp_path / "study").rglob("*.yaml")}
     assert copied == {
-        path.relative_to(ROOT) for folder in ("jobs", "cluster") for path in (ROOT / folder).glob("*.yaml")
+        path.relative_to(ROOT) for folder in ("jobs", "cluster") for path in (ROOT / folder).rglob("*.yaml")
     }
     assert len(done.stdout.splitlines()) == len(copied)
 
@@ -135,14 +135,16 @@ def test_the_sdist_can_be_worked_with(built):
 def test_jobs_are_valid_and_say_how_they_are_run():
     from nml_ray.study.job import read_job
 
-    jobs = sorted((ROOT / "jobs").glob("*.yaml"))
+    jobs = sorted((ROOT / "jobs").rglob("*.yaml"))
     names = {"demo", "icons", "ratio_sweep", "pretrain", "extract", "heads_sweep", "clip_icons"}
-    assert {path.stem for path in jobs} == names
+    assert {path.stem for path in (ROOT / "jobs").glob("*.yaml")} == names
+    assert {path.parent.name for path in jobs} == {"jobs", "recipes", "paper"}
+    assert len({path.stem for path in jobs}) == len(jobs), "a job is found by its bare name"
     for path in jobs:
         job, _ = read_job(path)
         assert job.name == path.stem
         header = path.read_text().split("\n\n")[0] + path.read_text().split("\n\nname:")[0]
-        for words in (f"nml-ray run jobs/{path.name}", "# Hardware:", "Time:", "# Result:"):
+        for words in (f"nml-ray run {path.relative_to(ROOT)}", "# Hardware:", "Time:", "# Result:"):
             assert words in header, f"{path.name} does not say: {words}"
 
 

@@ -20,9 +20,9 @@ def init(directory: Path, force: bool) -> None:
       nml-ray init study && nml-ray run study/jobs/demo.yaml
     """
     copies = {
-        source: directory / kind / source.name
+        source: directory / kind / source.relative_to(examples(kind))
         for kind in ("jobs", "cluster")
-        for source in sorted(examples(kind).glob("*.yaml"))
+        for source in sorted(examples(kind).rglob("*.yaml"))
     }
     for source, target in copies.items():
         if target.exists() and target.read_bytes() != source.read_bytes() and not force:

@@ -55,7 +55,7 @@ def find_job(job: str) -> Path:
     path = Path(job)
     if path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
         return path
-    shipped = {file.stem: file for file in sorted(examples("jobs").glob("*.yaml"))}
+    shipped = {file.stem: file for file in sorted(examples("jobs").rglob("*.yaml"))}
     if job in shipped:
         return shipped[job]
     raise UserError(

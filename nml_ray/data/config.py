@@ -47,7 +47,8 @@ class ShardsSource(Settings):
     pretrain: str | None = None
     """Images to pre-train on."""
     pretrain_validation: str | None = None
-    """Other images of the same classes, with clean labels, to measure the accuracy of pre-training with."""
+    """Images with clean labels to measure the accuracy of pre-training with, of the same classes; for objective clip of
+    any, classified by text (`pretrain.clip.zero_shot.split`)."""
     train: str | None = None
     """Downstream training images."""
     validation: str | None = None

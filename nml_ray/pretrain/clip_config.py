@@ -7,17 +7,18 @@ from pydantic import Field, field_validator
 from nml_ray.config.settings import Settings
 from nml_ray.models.text_config import TextSettings
 
-Split = Literal["train", "validation", "test", "ood"]
+Split = Literal["pretrain_validation", "train", "validation", "test", "ood"]
 
 
 class ZeroShotSettings(Settings):
-    """Classification of downstream images by the texts of their class names, at the end of each epoch.
+    """Classification of images by the texts of their class names, at the end of each epoch.
 
     A class is the mean of its prompts' features. It says how far pre-training has come and chooses nothing.
     """
 
     split: Split = "test"
-    """Which downstream images."""
+    """Which images: downstream ones, or those of `pretrain_validation`, which are for this alone: with them, another
+    downstream task trains nothing again."""
     templates: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["imagenet"] = ("a photo of a {}.",)
     """Prompts with {} for the class name; `imagenet`: the 80 of Radford et al. 2021 for ImageNet."""
     names: dict[str, str] | Literal["imagenet"] | None = None

@@ -142,7 +142,8 @@ class _Expansion:
                 self.shards |= dict.fromkeys(links, name)
 
     def uses_downstream(self) -> bool:
-        return self.job.extracts() or bool(self.job.pretrain and self.job.pretrain.zero_shot())
+        zero_shot = self.job.pretrain.zero_shot() if self.job.pretrain else None
+        return self.job.extracts() or bool(zero_shot and zero_shot.split in DOWNSTREAM)
 
     def arms(self) -> list[NoiseArm]:
         noise, pretrain = self.job.noise, self.job.pretrain
@@ -172,7 +173,8 @@ class _Expansion:
         recipe["encoder"], weights = self.weights(pretrain.encoder, "pretrain")
         evaluated = pretrain.zero_shot()
         zero_shot = {"zero_shot": self.shards[evaluated.split]} if evaluated else {}
-        validation = {"validation": self.shards[VALIDATION]} if VALIDATION in self.shards else {}
+        labelled = VALIDATION in self.shards and pretrain.objective == "supervised"
+        validation = {"validation": self.shards[VALIDATION]} if labelled else {}
         evaluated_on = {**validation, **zero_shot}
         encoders = []
         for seed in pretrain.seeds:

@@ -151,6 +151,13 @@ class Job(Settings):
             return self.extract.splits
         return tuple(split for split in DOWNSTREAM if split in self.given_splits())
 
+    def validates(self) -> bool:
+        """Whether pre-training is validated with the images of `pretrain_validation`, where there are any."""
+        if self.pretrain is None:
+            return False
+        zero_shot = self.pretrain.zero_shot()
+        return self.pretrain.objective == "supervised" or bool(zero_shot and zero_shot.split == VALIDATION)
+
     def _check_data(self) -> None:
         user = "pretrain" if self.pretrain else "encoders" if self.encoders else "noise" if self.noise else ""
         if user and self.data is None:
@@ -159,8 +166,9 @@ class Job(Settings):
             raise Misplaced(f"'{user}' needs a training set: add data.shards.pretrain", user)
         if self.data and not user:
             raise Misplaced("nothing uses 'data': add a section 'pretrain', 'encoders' or 'noise'", "data")
-        if VALIDATION in self.given_splits() and not (self.pretrain and self.pretrain.objective == "supervised"):
-            raise Misplaced("only supervised pre-training is validated with images", "data", "shards", VALIDATION)
+        if VALIDATION in self.given_splits() and not self.validates():
+            words = "only supervised pre-training is validated with images, or clip whose zero_shot.split names them"
+            raise Misplaced(words, "data", "shards", VALIDATION)
         if self.pretrain:
             self._check_objective(self.pretrain)
 

@@ -172,8 +172,10 @@ def test_index_reports_what_it_found(tiny: Path, capsys: pytest.CaptureFixture[s
 
 def test_init_copies_every_example_and_keeps_what_is_there(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["init", "study"]) == 0
-    shipped = sorted(path.name for path in examples("jobs").glob("*.yaml"))
-    assert sorted(path.name for path in (tiny / "study" / "jobs").iterdir()) == shipped
+    shipped = sorted(str(path.relative_to(examples("jobs"))) for path in examples("jobs").rglob("*.yaml"))
+    made = (path for path in (tiny / "study" / "jobs").rglob("*") if path.is_file())
+    assert sorted(str(path.relative_to(tiny / "study" / "jobs")) for path in made) == shipped
+    assert {"demo.yaml", "recipes/a2.yaml", "paper/paper_in1k.yaml"} <= set(shipped)
     assert call(["init", "study"]) == 0
     (tiny / "study" / "jobs" / shipped[0]).write_text("mine")
     assert call(["init", "study"]) == 2

@@ -1,12 +1,16 @@
 """Jobs with objective clip: what fits together, and what the pretrain stage reads."""
 
+import json
+
 import pytest
 
 from nml_ray.config.document import parse
 from nml_ray.config.errors import UserError
 from nml_ray.config.validate import validate
 from nml_ray.study.expand import expand
+from nml_ray.study.graph import ordered
 from nml_ray.study.job import Job
+from nml_ray.study.stage import digests
 
 CLIP = "name: x\ndata: {icons: {}}\npretrain: {objective: clip}\n"
 
@@ -30,9 +34,31 @@ def test_zero_shot_images_are_read():
     assert stage.inputs["zero_shot"] == "shards"
 
 
+def test_zero_shot_images_of_their_own_leave_downstream_tasks_out_of_it(tmp_path):
+    for split in ("pretrain", "pretrain_validation", "train", "other"):
+        info = {"digest": split, "classes": ["a"], "shards": [{"name": "a.tar", "digest": split}]}
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "dataset.json").write_text(json.dumps(info))
+
+    def inputs_and_digests(train):
+        places = {"pretrain": "pretrain", "pretrain_validation": "pretrain_validation", "train": train}
+        shards = ", ".join(f"{split}: {tmp_path / place}" for split, place in places.items())
+        text = CLIP.replace("icons: {}", f"shards: {{{shards}}}") + "spectrum: {}\n"
+        text = text.replace("clip}", "clip, clip: {zero_shot: {split: pretrain_validation}}}")
+        stages = ordered(expand(job(text)).stages)
+        (stage,) = [stage for stage in stages.values() if stage.kind == "pretrain"]
+        return dict(stage.inputs), digests(stages)
+
+    (inputs, before), (_, after) = inputs_and_digests("train"), inputs_and_digests("other")
+    assert inputs == {"shards": "shards/pretrain", "zero_shot": "shards/pretrain_validation"}
+    changed = {name.split("/")[0] for name in before if before[name] != after[name]}
+    assert changed == {"shards", "extract", "spectrum", "report"}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (CLIP.replace("icons: {}", "shards: {pretrain: a, pretrain_validation: b}"), "only supervised pre-training"),
         (CLIP + "noise: {kind: symmetric, ratios: [0.1]}\n", "objective clip reads captions"),
         (CLIP.replace("objective: clip", "epochs: 1") + "noise: {kind: caption_swap, ratios: [0.1]}\n", "reads labels"),
         (CLIP.replace("clip}", "supervised, clip: {}}"), "no text tower"),
