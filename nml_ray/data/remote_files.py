@@ -36,6 +36,7 @@ class RemoteFiles:
     location: Location
     cache: ShardCache
     _sizes: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    _unchecked: list[int] = field(default_factory=list, repr=False, compare=False)  # bytes of tars, until there is room
 
     @property
     def remote(self) -> bool:
@@ -50,8 +51,7 @@ class RemoteFiles:
         """dataset.json, all of whose tars are there.
 
         Raises:
-            UserError: it or a tar is missing or of another size; no such bucket, access denied, no answer; a cache
-                too small for one tar, or larger than its disk.
+            UserError: it or a tar is missing or of another size; no such bucket, access denied, no answer.
         """
         info = read_info(self.location, QUICK)
         self._sizes.update({one.name: one.size for one in remote.objects(self.location, QUICK)})
@@ -60,25 +60,33 @@ class RemoteFiles:
             if found != shard.bytes:
                 what = "is missing" if found is None else f"has {found} bytes, not {shard.bytes}"
                 raise UserError(what, where=str(self.location / shard.name), expected=self._again)
-        self._check_cache(info)
+        self._unchecked[:] = [shard.bytes for shard in info.shards]
         return info
 
-    def _check_cache(self, info: DatasetInfo) -> None:
-        where = f"shard cache {self.cache.directory}"
-        largest = max((shard.bytes for shard in info.shards), default=0)
+    def _check_cache(self) -> None:
+        """Before the first tar is brought: who only looks at indices, or at a few images, needs no room for tars.
+
+        Raises:
+            UserError: the cache is too small for one tar, or larger than its disk.
+        """
+        sizes = tuple(self._unchecked)
+        if not sizes:
+            return
+        where, largest = f"shard cache {self.cache.directory}", max(sizes)
         if largest > self.cache.limit:
             raise UserError(
                 f"of {size_text(self.cache.limit)} is too small for a tar of {size_text(largest)}",
                 where=where,
                 expected="a larger one (run.shard_cache_size)",
             )
-        wanted = min(self.cache.limit, sum(shard.bytes for shard in info.shards))
+        wanted = min(self.cache.limit, sum(sizes))
         if (room := self.cache.room()) < wanted:
             raise UserError(
                 f"may take {size_text(self.cache.limit)}, but its disk has room for {size_text(room)}",
                 where=where,
                 expected="a smaller size (run.shard_cache_size), or another disk (run.shard_cache)",
             )
+        self._unchecked.clear()
 
     def index(self, shard: ShardInfo) -> pa.Table:
         """The index of a tar, mapped from the cache.
@@ -117,13 +125,15 @@ class RemoteFiles:
         """A tar from the cache, brought there if need be; its images are then compared with the index.
 
         Raises:
-            UserError: it is gone, or another than was indexed; the server does not answer; the cache is full.
+            UserError: it is gone, or another than was indexed; the server does not answer; the cache is full, too small
+                for one tar, or larger than its disk.
         """
+        self._check_cache()
 
         def bring(target: int) -> None:
             self._bring_tar(shard, index, target, check)
 
-        return self.cache.fetch(_tar_name(shard), shard.bytes, bring, release)
+        return self.cache.fetch(_tar_name(shard), shard.bytes, bring, release, check=check)
 
     def bring_ahead(self, shard: ShardInfo, index: pa.Table, check: Callable[[], None]) -> None:
         """Bring a tar to the cache, if there is room, without much patience.
@@ -131,11 +141,12 @@ class RemoteFiles:
         Raises:
             UserError: as `tar`.
         """
+        self._check_cache()
 
         def bring(target: int) -> None:
             self._bring_tar(shard, index, target, check, QUICK)
 
-        self.cache.fetch(_tar_name(shard), shard.bytes, bring, patience=0)
+        self.cache.fetch(_tar_name(shard), shard.bytes, bring, patience=0, check=check)
 
     def _bring_tar(
         self,

@@ -3,7 +3,7 @@
 <directory>/files/NAME            a whole file; its modification time is its last use
 <directory>/files/NAME.part       one being fetched, as large as it will be; locked (flock) by who fetches it
 <directory>/locks/NAME            locked by whoever fetches NAME: all others wait for it, and go on when it dies
-<directory>/lock                  locked while room is made
+<directory>/lock                  locked while room is made, and while a file that has come takes its name
 
 A file in use is open and share-locked, so that nobody removes it; locks end with their process, however it ends. What
 has not been used for longest goes first. Names are made of what defines a file's content: a changed one is another.
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from nml_ray.config.errors import UserError
@@ -26,8 +27,19 @@ DEFAULT_SIZE = "50GB"
 INDEX_SUFFIX = ".index.arrow"
 WAIT_FOR_ROOM = 60.0  # seconds until it is told that everything in the cache is in use
 INDICES_LAST = 30 * 24 * 3600 * 10**9  # ns that an index outlives a shard: every start of a run needs all of them
-_LOOK = 0.1  # seconds between two looks for room
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_LOOK = 0.1  # seconds between two looks for room, or at a lock
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
 
 
 def default_directory() -> Path:
@@ -43,15 +55,16 @@ def size_of(text: str, where: str = "") -> int:
     """
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     unit = _UNITS.get(found[2].lower().removesuffix("b") + "b" if found[2] else "") if found else None
-    if found is None or not unit or not float(found[1]):
-        raise UserError(f"'{text}' is no size", where=where, expected="one such as 50GB, 800MB or 1.5TB")
-    return int(float(found[1]) * unit)
+    size = int(Decimal(found[1]) * unit) if found and unit else 0
+    if not size:
+        raise UserError(f"'{text}' is no size", where=where, expected="one such as 50GB, 800MB or 1.5TiB")
+    return size
 
 
 def size_text(size: float) -> str:
     """Bytes as people write them."""
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
+        if size < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.4g} GB"
@@ -103,6 +116,7 @@ class ShardCache:
         bring: Callable[[int], None],
         release: Callable[[], bool] = lambda: False,
         patience: float = WAIT_FOR_ROOM,
+        check: Callable[[], None] = lambda: None,
     ) -> CachedFile:
         """A file, brought if it is not there; however many ask for it, it is brought once.
 
@@ -112,6 +126,8 @@ class ShardCache:
             bring: writes it to a descriptor; what it raises is raised here, and nothing is left.
             release: called when there is no room; gives up a file that the caller has in use, False if it has none.
             patience: seconds to wait until others give up theirs.
+            check: called some times a second while others bring the file, or hold all room; what it raises is raised
+                here. `bring` has its own.
 
         Raises:
             UserError: no room for it.
@@ -119,16 +135,19 @@ class ShardCache:
         self._make_directories()
         if found := self.get(name):
             return found
-        with _locked(self.directory / "locks" / name):
+        with _locked(self.directory / "locks" / name, check):
             if found := self.get(name):
                 return found
             part = self.files / f"{name}.part"
-            descriptor = self._reserve(part, size, release, patience)
+            descriptor = self._reserve(part, size, release, patience, check)
             try:
                 bring(descriptor)
                 os.fsync(descriptor)
-                os.rename(part, self.files / name)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                with _locked(
+                    self.directory / "lock"
+                ):  # else it is not seen under either name, or removed between locks
+                    os.rename(part, self.files / name)
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
             except BaseException as error:
                 part.unlink(missing_ok=True)
                 os.close(descriptor)
@@ -158,7 +177,9 @@ class ShardCache:
                 expected="a directory on a local disk (run.shard_cache)",
             ) from None
 
-    def _reserve(self, part: Path, size: int, release: Callable[[], bool], patience: float) -> int:
+    def _reserve(
+        self, part: Path, size: int, release: Callable[[], bool], patience: float, check: Callable[[], None]
+    ) -> int:
         """An empty file of `size` bytes, exclusively locked, for which room has been made."""
         if size > self.limit:
             raise UserError(
@@ -168,7 +189,7 @@ class ShardCache:
             )
         deadline = time.monotonic() + patience
         while True:
-            with _locked(self.directory / "lock"):
+            with _locked(self.directory / "lock", check):
                 if self._make_room(size):
                     return _created(part, size)
             if not release():
@@ -178,18 +199,18 @@ class ShardCache:
                         where=f"shard cache {self.directory}",
                         expected="a larger one (run.shard_cache_size), fewer lanes or fewer workers on this machine",
                     )
+                check()
                 time.sleep(_LOOK)
 
     def _make_room(self, size: int) -> bool:
         """Remove what has not been used for longest until `size` more bytes fit; False if what is in use forbids it."""
-        listed = sorted(_listed(self.files))
-        excess = sum(held for _, held, _ in listed) + size - self.limit
-        for _, held, path in listed:
+        while True:  # what was gone before it was removed may lie there under its other name
+            listed = sorted(_listed(self.files))
+            excess = sum(held for _, held, _ in listed) + size - self.limit
             if excess <= 0:
-                break
-            if _removed(path):
-                excess -= held
-        return excess <= 0
+                return True
+            if not any(_removed(path) for _, _, path in listed):
+                return False
 
     def _full(self, why: str) -> UserError:
         return UserError(
@@ -216,7 +237,7 @@ def _listed(directory: Path) -> Iterator[tuple[int, int, str]]:
 
 
 def _removed(path: str) -> bool:
-    """Remove a file unless it is in use."""
+    """Remove a file, if it is still there; False where it is in use."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -242,8 +263,16 @@ def _created(part: Path, size: int) -> int:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Among threads and processes; a dead holder's lock is free."""
+def _locked(path: Path, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Among threads and processes; a dead holder's lock is free. `check` is called between two tries."""
+    pause = _LOOK / 64
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                check()
+                time.sleep(pause)
+                pause = min(2 * pause, _LOOK)
         yield

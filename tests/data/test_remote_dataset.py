@@ -35,6 +35,8 @@ from nml_ray.storage.shard_cache import _listed
 from tests.object_store import Bucket, Fault
 from tests.small_images import picture
 
+pytestmark = pytest.mark.long
+
 SAMPLES, EACH, BATCH = 96, 12, 16
 KINDS = ("jpg", "png", "webp")
 
@@ -165,12 +167,6 @@ def test_opening_tells_what_is_wrong(bucket, url, tmp_path):
         Dataset.open(bucket.at("elsewhere"))
     with pytest.raises(UserError, match="no-such-bucket-here"):
         Dataset.open("s3://no-such-bucket-here/x")
-    with pytest.raises(UserError, match="but its disk has room for"):
-        Dataset.open(Link(str(url), str(tmp_path / "c"), "10TB")).files._check_cache(
-            replace_bytes(read_info(url), 10**13)
-        )
-    with pytest.raises(UserError, match="too small for a tar of"):
-        Dataset.open(link(url, tmp_path, "1kB"))
     bucket.faults.spoil = lambda method, path: Fault(status=403)
     with pytest.raises(UserError, match="cannot be reached with these credentials"):
         Dataset.open(link(url, tmp_path))
@@ -180,8 +176,16 @@ def test_opening_tells_what_is_wrong(bucket, url, tmp_path):
         Dataset.open(link(url, tmp_path))
 
 
-def replace_bytes(info, size: int):
-    return info.model_copy(update={"shards": tuple(s.model_copy(update={"bytes": size}) for s in info.shards)})
+def test_room_in_the_cache_is_asked_for_with_the_first_tar(url, local, tmp_path, monkeypatch, capsys):
+    indices = sum(path.stat().st_size for path in local.glob("*.arrow"))
+    there = Dataset.open(link(url, tmp_path, str(indices)))
+    with pytest.raises(UserError, match=r"of .* is too small for a tar of .*run\.shard_cache_size"):
+        ShardReader(there).read(0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 100))
+    there = Dataset.open(Link(str(url), str(tmp_path / "other"), "1MB"))
+    with pytest.raises(UserError, match=r"may take 1 MB, but its disk has room for .*run\.shard_cache"):
+        ShardReader(there).read(0)
+    assert call(["data", "inspect", str(url)]) == 0 and "samples   96" in capsys.readouterr().out
 
 
 def test_indexing_where_the_tars_lie(bucket, local, tmp_path, capsys):
@@ -234,6 +238,47 @@ def test_what_is_missing_is_told_as_of_a_local_one(url, local, tmp_path):
     told = [(p.check, p.where, p.what.replace(str(copy), str(url))) for p in verify(copy, decode=False).problems]
     assert told == [(p.check, p.where, p.what) for p in verify(url, decode=False).problems]
     assert told[0] == ("tars", "shard-000001.tar", "is missing") and told[1][2].startswith("is missing; expected an in")
+
+
+HOLD = """
+import fcntl, sys
+held = [open(path, "w") for path in sys.argv[1:]]
+for file in held:
+    fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("held", ["what it waits for", "the room in the cache"])
+def test_a_loader_that_is_left_waits_for_no_other_process(url, tmp_path, held):
+    there = Dataset.open(link(url, tmp_path))
+    names = [remote_files._tar_name(shard) for shard in there.info.shards]
+    locks = [f"locks/{name}" for name in names] if held == "what it waits for" else ["lock"]
+    paths = [str(tmp_path / "cache" / lock) for lock in locks]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "locked\n"
+    loading, caught = loader(there), []
+
+    def consume() -> None:
+        try:
+            next(loading.steps(0, 4))
+        except BaseException as error:
+            caught.append(error)
+
+    consumer = threading.Thread(target=consume, daemon=True)
+    consumer.start()
+    while not any(thread.name.startswith("prefetch") for thread in threading.enumerate()):
+        time.sleep(0.02)
+    closer = threading.Thread(target=loading.close, daemon=True)
+    closer.start()
+    closer.join(30)
+    consumer.join(30)
+    stuck = closer.is_alive() or consumer.is_alive()
+    holder.communicate("")
+    assert not stuck and isinstance(caught[0], CancelledError)
 
 
 READ = """

@@ -1,6 +1,7 @@
 """The cache on the local disk: each file once, never above its limit, never one that is in use; whoever dies."""
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -177,11 +178,99 @@ def test_what_a_dead_process_left_is_removed_for_room(cache):
     assert names(cache) == {"a", "b"}
 
 
-def test_sizes():
-    assert [size_of(text) for text in ("50GB", "800 MB", "1.5TB", "1GiB", "7", "7B", "2g")] == [
-        *(50 * 10**9, 8 * 10**8, 15 * 10**11, 2**30, 7, 7, 2 * 10**9)
+STRESS = """
+import fcntl, os, random, sys
+from pathlib import Path
+from nml_ray.config.errors import UserError
+from nml_ray.storage.shard_cache import ShardCache
+cache, dice, held, most = ShardCache(Path(sys.argv[1]), 60_000), random.Random(int(sys.argv[2])), [], 0
+for turn in range(int(sys.argv[3])):
+    number = dice.randrange(12)
+    size = 8_000 + number * 1000
+    def bring(descriptor):
+        if dice.random() < 0.2:
+            raise OSError(5, "dropped")
+        os.pwrite(descriptor, bytes([number]) * size, 0)
+    try:
+        file = cache.fetch(f"n{number}", size, bring, lambda: bool(held and held.pop(0)), 0.02)
+        assert os.pread(file.descriptor, 2 * size, 0) == bytes([number]) * size
+        assert os.fstat(file.descriptor).st_nlink == 1, "removed while in use"
+        held = [*held[-1:], file]
+    except (OSError, UserError):
+        held.clear()
+    with open(cache.directory / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sizes = {}
+        for entry in os.scandir(cache.files):
+            try:
+                status = entry.stat()
+                sizes[status.st_ino] = status.st_size
+            except FileNotFoundError:
+                pass
+        most = max(most, sum(sizes.values()))
+print(most)
+"""
+
+
+def test_three_processes_keep_the_limit(tmp_path):
+    arguments = [sys.executable, "-c", STRESS, str(tmp_path / "cache")]
+    processes = [
+        subprocess.Popen([*arguments, str(seed), "150"], stdout=subprocess.PIPE, text=True) for seed in range(3)
     ]
-    for text in ("", "GB", "-1GB", "5 parsecs", "0GB"):
+    most = [int(process.communicate(timeout=120)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0] and max(most) <= 60_000
+    assert not list((tmp_path / "cache/files").glob("*.part"))
+
+
+def test_a_file_takes_its_name_only_while_nobody_counts(cache):
+    """What is being renamed would be seen under neither name by who makes room, and more than the limit be brought."""
+    fetched: list = []
+    brought, counting = threading.Event(), threading.Event()
+
+    def until_counting(descriptor: int) -> None:
+        bring()(descriptor)
+        brought.set()
+        counting.wait()
+
+    def fetch() -> None:
+        fetched.append(cache.fetch("b", SIZE, until_counting))
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    brought.wait()
+    with open(cache.directory / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        counting.set()
+        thread.join(0.3)
+        assert names(cache) == {"b.part"}
+    thread.join()
+    assert names(cache) == {"b"} and content(fetched[0]) == b"x" * SIZE
+
+
+def test_who_waits_for_another_may_give_up(cache):
+    class GivenUp(Exception):
+        pass
+
+    def give_up() -> None:
+        raise GivenUp
+
+    cache.fetch("a", SIZE, bring())
+    for lock in ("lock", "locks/b"):
+        with open(cache.directory / lock, "w") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            with pytest.raises(GivenUp):
+                cache.fetch("b", SIZE, bring(), check=give_up)
+    held = [cache.fetch(name, SIZE, bring()) for name in "abc"]
+    with pytest.raises(GivenUp):
+        cache.fetch("d", SIZE, bring(), check=give_up)
+    assert names(cache) == {"a", "b", "c"} and len(held) == 3
+
+
+def test_sizes():
+    assert [size_of(text) for text in ("50GB", "800 MB", "1.5TB", "1GiB", "7", "7B", "2g", "1.5TiB", "0.1kB")] == [
+        *(50 * 10**9, 8 * 10**8, 15 * 10**11, 2**30, 7, 7, 2 * 10**9, 3 * 2**39, 100)
+    ]
+    for text in ("", "GB", "-1GB", "5 parsecs", "0GB", "0.5B", "0.0001kB"):
         with pytest.raises(UserError, match="is no size; expected one such as 50GB"):
             size_of(text)
 
