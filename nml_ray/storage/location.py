@@ -6,6 +6,7 @@ shown in messages and kept in records.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, quote, unquote
@@ -17,10 +18,12 @@ OPTIONS = {
     "s3": ("endpoint_override", "scheme", "region", "anonymous"),
     "gs": ("endpoint_override", "scheme", "anonymous"),
 }
+_VALUES = {"scheme": ("http", "https"), "anonymous": ("true", "false")}
 EXPECTED = "a path, or an s3:// or gs:// URL"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SECRET = re.compile(
-    r"(://)[^/@\s]*@|([\w-]*(?:secret|token|signature|credential|access_?key(?:_?id)?)[\w-]*=)[^&\s'\"]*", re.I
+    r"(://|\bendpoint_override=)[^/@&\s]*@|([\w-]*(?:secret|token|signature|credential|access_?key(?:_?id)?)[\w-]*=)[^&\s'\"]*",
+    re.I,
 )
 
 
@@ -110,10 +113,11 @@ def locate(text: "str | Path | Location", where: str = "") -> Location:
 def _remote(scheme: str, rest: str, where: str) -> Location:
     path, _, query = rest.partition("?")
     authority, _, _ = path.partition("/")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    given = parse_qsl(query, keep_blank_values=True)
     if scheme == "gs" and authority.startswith("anonymous@"):
-        path, options["anonymous"] = path.removeprefix("anonymous@"), "true"
-    elif "@" in authority or any(_SECRET.match(f"{name}=") for name in options):
+        path, authority = path.removeprefix("anonymous@"), authority.removeprefix("anonymous@")
+        given.append(("anonymous", "true"))
+    if "@" in authority or any("@" in value or _SECRET.match(f"{name}=") for name, value in given):
         variables = (
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if scheme == "s3" else "GOOGLE_APPLICATION_CREDENTIALS"
         )
@@ -122,20 +126,29 @@ def _remote(scheme: str, rest: str, where: str) -> Location:
             where=where,
             expected=f"them in the environment ({variables}) or in the provider's own configuration file",
         )
-    for name in options:
-        if name not in OPTIONS[scheme]:
-            raise UserError(
-                f"option '{name}' of an {scheme}:// URL",
-                where=where,
-                expected=", ".join(OPTIONS[scheme]),
-                nearest=nearest_name(name, OPTIONS[scheme]),
-            )
-    if options.get("scheme", "https") not in ("http", "https"):
-        raise UserError(f"scheme={options['scheme']}", where=where, expected="http or https")
+    options = dict(given)
+    _check_options(scheme, given, where)
     path = path.strip("/")
     if flaw := flaw_of(path) if path else "names no bucket":
         raise UserError(f"'{scheme}://{path}' {flaw}", where=where, expected=f"{scheme}://BUCKET/PREFIX")
     return Location(scheme, path, tuple(sorted(options.items())))
+
+
+def _check_options(scheme: str, given: Sequence[tuple[str, str]], where: str) -> None:
+    seen = set()
+    for name, value in given:
+        if name not in OPTIONS[scheme]:
+            raise UserError(
+                f"option '{name}' of {'an' if scheme == 's3' else 'a'} {scheme}:// URL",
+                where=where,
+                expected=", ".join(OPTIONS[scheme]),
+                nearest=nearest_name(name, OPTIONS[scheme]),
+            )
+        if name in seen:
+            raise UserError(f"option '{name}' comes twice", where=where, expected="each option once")
+        seen.add(name)
+        if value not in (allowed := _VALUES.get(name, (value,))):
+            raise UserError(f"{name}={value}", where=where, expected=" or ".join(allowed))
 
 
 def redacted(text: str) -> str:

@@ -55,7 +55,7 @@ def _filesystem(scheme: str, options: tuple[tuple[str, str], ...], process: int)
     import pyarrow.fs as fs
 
     given = dict(options)
-    anonymous = given.pop("anonymous", "").lower() in ("true", "1", "yes")
+    anonymous = given.pop("anonymous", "") == "true"
     if scheme == "gs":
         from datetime import timedelta
 

@@ -51,6 +51,15 @@ def test_options_stay_with_what_lies_below():
         ("s3://bucket/x?scheme=ftp", "expected http or https"),
         ("s3://AKIA:hidden@bucket/x", "credentials in it.*AWS_ACCESS_KEY_ID"),
         ("s3://bucket/x?secret_key=hidden", "credentials in it"),
+        ("s3://bucket/x?endpoint_override=AKIA:hidden@host:9000", "credentials in it"),
+        ("s3://bucket/x?endpoint_override=http://AKIA:hidden@host:9000", "credentials in it"),
+        ("gs://anonymous@me:hidden@bucket/x", "credentials in it"),
+        ("s3://bucket/x?region=eu&region=us", "data: option 'region' comes twice; expected each option once"),
+        ("gs://anonymous@bucket/x?anonymous=false", "option 'anonymous' comes twice"),
+        ("s3://bucket/x?anonymous=maybe", "data: anonymous=maybe; expected true or false"),
+        ("s3://bucket/x?anonimous=true", "option 'anonimous' of an s3:// URL; expected .*; did you mean 'anonymous'"),
+        ("gs://bucket/x?region=eu", "option 'region' of a gs:// URL; expected"),
+        ("s3://bucket/../x", r"has a part '\.\.'"),
         ("gs://bucket/x?access_token=hidden", "credentials in it.*GOOGLE_APPLICATION_CREDENTIALS"),
     ],
 )
@@ -63,6 +72,11 @@ def test_what_is_refused(text, message):
 def test_no_credentials_in_messages():
     text = "GET s3://AKIA:hidden@bucket/x?X-Amz-Signature=hidden&secret_key=hidden&region=eu failed"
     assert redacted(text) == "GET s3://...bucket/x?X-Amz-Signature=...&secret_key=...&region=eu failed"
+
+
+def test_no_credentials_of_an_endpoint_in_messages():
+    text = "s3://bucket/x?endpoint_override=AKIA:hidden@host:9000&region=eu is odd"
+    assert redacted(text) == "s3://bucket/x?endpoint_override=...host:9000&region=eu is odd"
 
 
 def test_links_stand_for_directories(tmp_path):
