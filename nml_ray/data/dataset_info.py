@@ -1,5 +1,6 @@
 """What dataset.json holds."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -123,9 +124,18 @@ def _bytes(path: Path | Location, patience: Patience | None) -> bytes:
     from nml_ray.storage import remote
 
     try:
-        return remote.read(path, patience)
+        data = remote.read(path, patience)
+        return data if _is_json(data) else remote.read(path, patience)  # pyarrow does not notice a short answer
     except remote.NotThere as error:
         raise FileNotFoundError(str(error)) from None
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 def save_info(directory: Path | Location, info: DatasetInfo) -> None:
