@@ -134,12 +134,15 @@ class _Expansion:
                 # Features are stored by shard, in its order.
                 layout = lanes or use == "downstream"
                 digests = {split: sources.dataset_identity(split, path, layout) for split, path in links.items()}
-                beside = {"pretrain": directories["pretrain"]} if use == VALIDATION else {}
+                beside = {"pretrain": directories["pretrain"]} if use == VALIDATION and self.supervised() else {}
                 sources.refuse_other_classes({**beside, **links})
                 if use == "pretrain" and self.job.pretrain and not lanes:
                     sources.refuse_full_order(links[use])
                 name = self.add_given(f"shards/{use}", "shards", {"given": digests}, links)
                 self.shards |= dict.fromkeys(links, name)
+
+    def supervised(self) -> bool:
+        return self.job.pretrain is not None and self.job.pretrain.objective == "supervised"
 
     def uses_downstream(self) -> bool:
         zero_shot = self.job.pretrain.zero_shot() if self.job.pretrain else None
@@ -173,7 +176,7 @@ class _Expansion:
         recipe["encoder"], weights = self.weights(pretrain.encoder, "pretrain")
         evaluated = pretrain.zero_shot()
         zero_shot = {"zero_shot": self.shards[evaluated.split]} if evaluated else {}
-        labelled = VALIDATION in self.shards and pretrain.objective == "supervised"
+        labelled = VALIDATION in self.shards and self.supervised()
         validation = {"validation": self.shards[VALIDATION]} if labelled else {}
         evaluated_on = {**validation, **zero_shot}
         encoders = []
