@@ -188,3 +188,17 @@ def test_a_dataset_json_that_does_not_add_up_is_refused(tmp_path, change, text):
     assert not verify(tmp_path, decode=False).sound
     index_directory(tmp_path)
     assert len(Dataset.open(tmp_path)) == 2
+
+
+def test_a_failure_leaves_a_data_set_on_an_object_store_as_it_was(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    (tmp_path / "tars").mkdir()
+    labelled(tmp_path / "tars" / "a.tar", [0, 1])
+    labelled(tmp_path / "tars" / "b.tar", [2, 4], first=2)
+    url = bucket.put(tmp_path / "tars", "numbered")
+    before = index_directory(url)
+    with pytest.raises(UserError, match="label '4'"):
+        index_directory(url, ["cat", "dog", "eel"])
+    assert index_directory(url) == before and Dataset.open(url).label.tolist() == [0, 1, 2, 4]
+    named = index_directory(url, ["cat", "dog", "eel", "fox", "gnu"])
+    assert Dataset.open(url).classes == named.classes and named.digest == before.digest
