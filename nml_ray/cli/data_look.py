@@ -7,6 +7,7 @@ import click
 
 from nml_ray.cli.data_shard import progress_lines
 from nml_ray.config.errors import UserError
+from nml_ray.storage.shard_cache import size_text
 
 if TYPE_CHECKING:
     from nml_ray.data.dataset import Dataset
@@ -160,15 +161,7 @@ def _class_lines(dataset: "Dataset", summary: "Summary") -> list[tuple[str, str]
 
 
 def _range(spread: "Spread", unit: str = "") -> str:
-    show = _bytes if unit else lambda number: f"{number:,.0f}"
+    show = size_text if unit else lambda number: f"{number:,.0f}"
     if spread.least == spread.most:
         return show(spread.most)
     return f"{show(spread.least)} to {show(spread.most)} (median {show(spread.median)})"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} GB"

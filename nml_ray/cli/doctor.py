@@ -11,6 +11,7 @@ import click
 
 from nml_ray.cli.options import open_job
 from nml_ray.config.errors import UserError
+from nml_ray.storage.shard_cache import size_text
 
 if TYPE_CHECKING:
     from nml_ray.study.doctor.examine import Examination
@@ -79,7 +80,7 @@ def lines(found: "Examination", job: str) -> Iterator[str]:
     """What is shown."""
     yield from _machine_lines(found)
     if found.data:
-        yield f"data      {found.data.directory}: {found.data.samples:,} images of {_bytes(found.data.bytes_each)}"
+        yield f"data      {found.data.directory}: {found.data.samples:,} images of {size_text(found.data.bytes_each)}"
         yield f"          one thread decodes {found.data.decode:,.0f} of them a second, without crop and resize"
     if found.rates and found.work and found.verdict:
         yield ""
@@ -93,16 +94,19 @@ def lines(found: "Examination", job: str) -> Iterator[str]:
 def _machine_lines(found: "Examination") -> Iterator[str]:
     quota = "no quota" if found.cores.quota is None else f"quota {found.cores.quota:g}"
     yield f"cores     {found.cores.usable:g} usable ({found.cores.allowed} allowed, {quota})"
-    yield f"memory    {_bytes(found.memory.total)}, {_bytes(found.memory.available)} available"
+    yield f"memory    {size_text(found.memory.total)}, {size_text(found.memory.available)} available"
     gpu = found.gpu
-    yield f"GPU       {gpu.name}, {_bytes(gpu.memory)}, copies {_bytes(gpu.copy)}/s" if gpu else "GPU       no GPU"
+    yield (
+        f"GPU       {gpu.name}, {size_text(gpu.memory)}, copies {size_text(gpu.copy)}/s" if gpu else "GPU       no GPU"
+    )
     for disk in found.disks:
-        write = f", writes {_bytes(disk.write)}/s" if disk.write else ""
+        write = f", writes {size_text(disk.write)}/s" if disk.write else ""
         doubt = " (from memory: its cache cannot be emptied)" if disk.from_memory else ""
-        free = f"{_bytes(disk.free)} free, " if disk.free else ""
+        free = f"{size_text(disk.free)} free, " if disk.free else ""
         yield f"disk      {disk.path}"
-        yield f"          {free}reads {_bytes(disk.cold)}/s cold{doubt}, {_bytes(disk.warm)}/s warm{write}"
-    yield f"decoding  photographs of 500x375, {_bytes(found.photo_bytes)}: {found.photo_decode:,.0f}/s by one thread;"
+        yield f"          {free}reads {size_text(disk.cold)}/s cold{doubt}, {size_text(disk.warm)}/s warm{write}"
+    size = size_text(found.photo_bytes)
+    yield f"decoding  photographs of 500x375, {size}: {found.photo_decode:,.0f}/s by one thread;"
     yield "          with random crop to 224 and flip, images/s:"
     most = max(found.photo_loader.values())
     for threads, rate in found.photo_loader.items():
@@ -140,14 +144,6 @@ def _length(rate: float, most: float) -> int:
 def _steps(rate: float, least: float) -> int:
     """A logarithmic bar: rates differ by orders of magnitude."""
     return min(2 * BAR, 1 + round(math.log(max(rate / least, 1), 1.4)))
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} GB"
 
 
 def _time(hours: float) -> str:

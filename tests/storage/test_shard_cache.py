@@ -15,7 +15,7 @@ import pytest
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage import shard_cache
-from nml_ray.storage.shard_cache import CachedFile, ShardCache, size_of
+from nml_ray.storage.shard_cache import CachedFile, ShardCache, size_of, size_text
 
 SIZE = 1000
 
@@ -273,6 +273,8 @@ def test_sizes():
     for text in ("", "GB", "-1GB", "5 parsecs", "0GB", "0.5B", "0.0001kB"):
         with pytest.raises(UserError, match="is no size; expected one such as 50GB"):
             size_of(text)
+    told = {0: "0 B", 7: "7 B", 999.7: "1 kB", 1234: "1.23 kB", 5e6: "5 MB", 1.5e12: "1,500 GB"}
+    assert {size: size_text(size) for size in told} == told
 
 
 def test_room_is_what_the_disk_has(cache, monkeypatch):

@@ -14,10 +14,13 @@ from nml_ray.data.dataset import Dataset
 from nml_ray.data.order import check_sizes, epoch_sizes
 from nml_ray.data.reader import ShardReader
 from nml_ray.pretrain.config import PretrainSettings
+from nml_ray.storage.link import Link
+from nml_ray.storage.location import locate
 from nml_ray.study.doctor import images, machine, training
 from nml_ray.study.doctor.images import Form
 from nml_ray.study.doctor.verdict import Rates, Verdict, Work, judge
 from nml_ray.study.job import Job
+from nml_ray.study.sources import place
 
 Say = Callable[[str], None]
 MOST_THREADS = 32  # that are measured: beyond, memory decides
@@ -125,19 +128,34 @@ def _form(job: Job | None) -> Form:
     return Form(job.pretrain.train_size or encoder.size, encoder.channels, job.pretrain.augmentation)
 
 
-def _given(job: Job | None) -> str | None:
-    """The job's training set, or its first other split, where it names directories."""
+def _given(job: Job | None) -> Path | Link | None:
+    """The job's training set, or its first other split, where it names directories; read as the job reads it."""
     if job is None or job.data is None or job.data.shards is None:
         return None
     splits = job.data.shards.splits()
-    return splits.get("pretrain") or next(iter(splits.values()))
+    return _place(job, "pretrain" if "pretrain" in splits else next(iter(splits)))
+
+
+def _place(job: Job, split: str) -> Path | Link:
+    assert job.data is not None and job.data.shards is not None
+    return place(split, job.data.shards.splits()[split], job.run.shard_cache, job.run.shard_cache_size)
+
+
+def _chosen(job: Job | None, data: str | None) -> Path | Link | None:
+    """What `--data` names, else the job's; through the job's cache where there is a job."""
+    if data is None:
+        return _given(job)
+    location = locate(data, "--data")
+    if not location.remote:
+        return location.local
+    return Link(str(location), job.run.shard_cache, job.run.shard_cache_size) if job else Link(str(location))
 
 
 @contextmanager
 def _data(job: Job | None, data: str | None, say: Say) -> Iterator[Dataset | None]:
-    directory = data or _given(job)
-    if directory is not None:
-        yield Dataset.open(directory)
+    given = _chosen(job, data)
+    if given is not None:
+        yield Dataset.open(given)
     elif job and job.data and job.data.icons:
         say("some icons, sharded for this")
         with TemporaryDirectory(prefix="nml-ray-doctor-") as aside:
@@ -292,4 +310,4 @@ def _samples(job: Job, split: str) -> int:
         from nml_ray.data.icons import source
 
         return int(source.split(source.load(), split).num_rows)
-    return len(Dataset.open(job.data.shards.splits()[split]).good)
+    return len(Dataset.open(_place(job, split)).good)
