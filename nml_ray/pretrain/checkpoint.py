@@ -19,35 +19,40 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nml_ray.pretrain.arm import BaseArm
-from nml_ray.pretrain.resume import FOLDER, committed
+from nml_ray.pretrain.best import keep_best
+from nml_ray.pretrain.resume import FOLDER, checkpoint_name, committed
 from nml_ray.storage.atomic import sync_directory, sync_tree
-
-KEPT = 2  # the newest two: arms of a group may commit a step apart when a run is killed
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of an arm after `step` steps, apart from the training that goes on: tensors by file, and plain data."""
+    """A copy of an arm after `step` steps, apart from the training that goes on: tensors by file, and plain data.
+
+    `best`: it is the best one so far, and kept for that.
+    """
 
     attempt: Path
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
+    best: bool = False
 
     @classmethod
-    def of(cls, arm: BaseArm[Any], attempt: Path, step: int, state: Mapping[str, Any]) -> "Snapshot":
+    def of(
+        cls, arm: BaseArm[Any], attempt: Path, step: int, state: Mapping[str, Any], best: bool = False
+    ) -> "Snapshot":
         """Copy the arm's tensors; `state` is plain data that is not changed afterwards."""
         scale = arm.scale.state() if arm.scale else None
         copied = {"step": step, "counts": arm.counts.tolist(), "loss_scale": scale, **state}
         tensors = {"model": arm.model.state_dict(), "optimiser": arm.optimiser.state()}
         if arm.average:
             tensors["average"] = arm.average.model.state_dict()
-        return cls(attempt, step, {file: _copies(values) for file, values in tensors.items()}, copied)
+        return cls(attempt, step, {file: _copies(values) for file, values in tensors.items()}, copied, best)
 
     @property
     def directory(self) -> Path:
         """The checkpoint, once it is committed."""
-        return self.attempt / FOLDER / f"step-{self.step:09d}"
+        return self.attempt / FOLDER / checkpoint_name(self.step)
 
     @property
     def _aside(self) -> Path:
@@ -62,13 +67,15 @@ class Snapshot:
         (self._aside / "state.json").write_text(json.dumps(self.state))
         sync_tree(self._aside)
 
-    def commit(self) -> None:
-        """Give what `write` wrote its name; from then on the checkpoint exists, and older ones go."""
+    def commit(self, keep: int) -> None:
+        """Give what `write` wrote its name; from then on the checkpoint exists, and all but the newest `keep` go."""
         if not self.directory.exists():  # an arm may go back to the step that all arms have
             self._aside.rename(self.directory)
             sync_directory(self.directory.parent)
         shutil.rmtree(self._aside, ignore_errors=True)
-        for old in committed(self.attempt)[:-KEPT]:
+        if self.best:
+            keep_best(self.directory, self.attempt)
+        for old in committed(self.attempt)[:-keep]:
             shutil.rmtree(old)
 
 

@@ -19,11 +19,12 @@ POLL_SECONDS = 0.02
 class Committer:
     """One thread that commits one step after another; the loop waits only where the step before is still under way.
 
-    As a context manager it ends with everything committed, or, after an error, with what can be.
+    As a context manager it ends with everything committed, or, after an error, with what can be. Of the checkpoints
+    the newest `keep` stay: two or more for arms of a group, which may commit a step apart when a run is killed.
     """
 
-    def __init__(self, ranks: int) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: int, keep: int = 2) -> None:
+        self._ranks, self._keep = ranks, keep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._under_way: Future[None] | None = None
         self._abandoned = threading.Event()
@@ -43,7 +44,7 @@ class Committer:
             snapshot.write()
         if snapshots and self._logs_are_there(cut):
             for snapshot in snapshots:
-                snapshot.commit()
+                snapshot.commit(self._keep)
 
     def _logs_are_there(self, cut: Cut) -> bool:
         """Wait for the other ranks' logs; False where the run ends before they come."""

@@ -19,6 +19,7 @@ from nml_ray.data.labels import clean_labels, given_labels, logged_labels
 from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
 from nml_ray.pretrain.arm import ArmFailed, BaseArm
+from nml_ray.pretrain.best import BEST, best_epoch, settle_best
 from nml_ray.pretrain.checkpoint import Snapshot, restore
 from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.config import PretrainSettings
@@ -28,8 +29,9 @@ from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
 from nml_ray.pretrain.hardware import utilisation_of
 from nml_ray.pretrain.inputs import Fed, Inputs
 from nml_ray.pretrain.objectives import objective_of
+from nml_ray.pretrain.pace import Pace
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
-from nml_ray.pretrain.resume import checkpoints, common_resume
+from nml_ray.pretrain.resume import checkpoint_name, checkpoints, common_resume
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
 from nml_ray.pretrain.trackers import open_trackers
@@ -115,9 +117,11 @@ class _Run:
         rank_zero = self.world.rank == 0
         for attempt in attempts if rank_zero else []:  # no rank can flush before rank 0 has joined its first step
             set_replayed_aside(attempt, start)
+        self._settle_best()
         telemetry = self._telemetry(attempts if rank_zero else [], start)
         total = self.steps * self.settings.batch
-        with closing(telemetry), Committer(self.world.size) as committer:
+        pace = Pace(self.plan.checkpoint_steps or self.epoch_steps, self.plan.checkpoint_minutes, self.world)
+        with closing(telemetry), Committer(self.world.size, self.plan.keep_checkpoints) as committer:
             for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
                 losses, rate = self._step(step, microbatches)
                 log.add(step, microbatches)
@@ -129,7 +133,7 @@ class _Run:
                     ended = self._end_epoch(step // self.epoch_steps)
                     if rank_zero:
                         telemetry.end_epoch(step, ended)
-                if (step + 1) % (self.plan.checkpoint_steps or self.epoch_steps) == 0 or step + 1 == self.steps:
+                if pace.due(step + 1) or step + 1 == self.steps or self._is_best(step + 1):
                     with telemetry.checkpointing():
                         committer.submit(log.cut(step + 1), self._snapshots(step + 1) if rank_zero else ())
                 if all(running.error for running in self.arms):
@@ -148,12 +152,28 @@ class _Run:
         return Telemetry(attempts, self.loader.timers, settings.batch, self.device, utilisation, trackers)
 
     def _export(self) -> None:
-        """Leave the encoders and curves of the arms that came to their end."""
+        """Leave the encoders and curves of the arms that came to their end, and the best checkpoints beside them."""
+        self._settle_best()
         if self.world.rank == 0:
             for running in self.arms:
                 if not running.error:
                     self.objective.export(running.arm, running.attempt)
                     write_curves(running.attempt, running.curves)
+
+    def _best_step(self, running: RunningArm) -> int:
+        """Steps after which the arm was validated as its best so far; 0 where it was not validated."""
+        best = best_epoch(running.curves)
+        return (best["epoch"] + 1) * self.epoch_steps if best else 0
+
+    def _is_best(self, step: int) -> bool:
+        """Whether an arm that goes on is now better than ever; every worker has the same scores."""
+        return any(self._best_step(running) == step for running in self.arms if not running.error)
+
+    def _settle_best(self) -> None:
+        """Only the best checkpoint that the curves know of is to be in the attempts."""
+        for running, arm in zip(self.arms, self.plan.arms, strict=True) if self.world.rank == 0 else ():
+            step = self._best_step(running)
+            settle_best(running.attempt, [Path(path) for path in arm.earlier], checkpoint_name(step) if step else "")
 
     def _resume(self) -> int:
         available = [checkpoints([Path(arm.attempt), *map(Path, arm.earlier)]) for arm in self.plan.arms]
@@ -221,6 +241,7 @@ class _Run:
                 running.attempt,
                 step,
                 {"curves": [*running.curves], "lineage": running.lineage, "undecodable": self.undecodable},
+                self._best_step(running) == step,
             )
             for running in self.arms
             if not running.error
@@ -235,5 +256,15 @@ class _Run:
             "undecodable": round(self.undecodable),
             "lineage": running.lineage,
             "final": running.curves[-1] if running.curves else None,
+            "best": self._best(running),
         }
         return ArmOutcome(running.arm.name, facts, running.error)
+
+    def _best(self, running: RunningArm) -> dict[str, Any] | None:
+        """The epoch with the best validation accuracy, and where the arm's checkpoint of it lies."""
+        best, step = best_epoch(running.curves), self._best_step(running)
+        if not best:
+            return None
+        accuracy = best["validation_accuracy"]
+        checkpoint = f"{BEST}/{checkpoint_name(step)}"
+        return {"epoch": best["epoch"], "step": step, "validation_accuracy": accuracy, "checkpoint": checkpoint}

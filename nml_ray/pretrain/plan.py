@@ -27,8 +27,9 @@ class GroupPlan:
     """Arms of one pre-training seed that share a loader and a decoded stream.
 
     `settings` is a dump of `PretrainSettings`; `data` the directory of the training split. The rest says how it
-    runs: `decode_threads` beside the computing `threads`, a checkpoint every `checkpoint_steps` (0: every epoch), and
-    the share of an epoch's samples that may turn out undecodable before the run is stopped, and the torch `device`.
+    runs: `decode_threads` beside the computing `threads`; a checkpoint every `checkpoint_steps` (0: every epoch) and
+    after `checkpoint_minutes` without one (0: not by time), of which the newest `keep_checkpoints` stay; the share of
+    an epoch's samples that may turn out undecodable before the run is stopped; the torch `device`.
     `validation` is the directory of the labelled images that are classified after each epoch, `zero_shot` that of the
     images that are classified by text. `trackers` get the telemetry beside its own files.
     """
@@ -40,6 +41,8 @@ class GroupPlan:
     arms: tuple[ArmPlan, ...]
     decode_threads: int = 1
     checkpoint_steps: int = 0
+    checkpoint_minutes: float = 0
+    keep_checkpoints: int = 2
     undecodable_limit: float = 0.001
     device: str = "cpu"
     validation: str = ""

@@ -11,6 +11,11 @@ def committed(attempt: Path) -> list[Path]:
     return sorted((attempt / FOLDER).glob("step-*"))
 
 
+def checkpoint_name(step: int) -> str:
+    """The name of a checkpoint's directory."""
+    return f"step-{step:09d}"
+
+
 def step_of(checkpoint: Path) -> int:
     """Steps consumed when the checkpoint was made."""
     return int(checkpoint.name.removeprefix("step-"))

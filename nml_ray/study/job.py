@@ -42,6 +42,11 @@ class RunSettings(Settings):
     """Threads of each worker that decode images, beside those that compute."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
     """Steps between two checkpoints; 0 for one after every epoch."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 0
+    """Minutes after which there is a checkpoint even before its step; 0 for none by time."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints that are kept while training, beside the one with the best validation accuracy (where there
+    is `data.shards.pretrain_validation`); at least 2 where arms share a worker."""
     undecodable_limit: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Share of an epoch's images that may turn out undecodable before pre-training is stopped."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
@@ -63,6 +68,13 @@ class RunSettings(Settings):
         if missing := missing_tracker(names):
             raise ValueError(missing)
         return names
+
+    @model_validator(mode="after")
+    def _can_go_back(self) -> Self:
+        if self.keep_checkpoints < 2 and self.arms == "shared" and self.arms_per_worker != 1:
+            words = "arms that share a worker may be a checkpoint apart when it is killed: keep at least 2"
+            raise Misplaced(f"{words}, or set arms_per_worker: 1", "keep_checkpoints")
+        return self
 
     @field_validator("shard_cache_size")
     @classmethod

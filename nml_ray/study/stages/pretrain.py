@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nml_ray.pretrain.best import BEST
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.resume import FOLDER, checkpoints, companies
 from nml_ray.study.job import VALIDATION
@@ -24,6 +25,8 @@ def run(tasks: Sequence[Task], context: Context) -> None:
         task.attempt.finish(**outcome.facts)
         for attempt in (task.attempt.path, *task.attempt.earlier):
             shutil.rmtree(attempt / FOLDER, ignore_errors=True)
+        for attempt in task.attempt.earlier:  # the last one has its own link to the best
+            shutil.rmtree(attempt / BEST, ignore_errors=True)
     if failed:
         raise RuntimeError("; ".join(failed))
 
@@ -60,6 +63,8 @@ def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
         arms=arms,
         decode_threads=context.run.decode_threads,
         checkpoint_steps=context.run.checkpoint_steps,
+        checkpoint_minutes=context.run.checkpoint_minutes,
+        keep_checkpoints=context.run.keep_checkpoints,
         undecodable_limit=context.run.undecodable_limit,
         device=context.run.device,
         validation=str(first.inputs["validation"].path / VALIDATION) if "validation" in first.inputs else "",
