@@ -198,7 +198,7 @@ def progress_lines(unit: str) -> Callable[[int, int], None]:
             first, start = done, now
         if now - last >= _LINE or (done == total and now - start >= _LINE):
             last, rate = now, (done - first) / (now - start)
-            speed = f", {rate:,.0f}/s" if rate else ""
+            speed = f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.2g}/s" if rate else ""
             left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""
             click.echo(f"{done:,}/{total:,} {unit}{speed}{left}", err=True)
 
