@@ -13,6 +13,8 @@ from nml_ray.data.shards import Sample, write_shards
 from nml_ray.study.job import read_job
 from tests.small_images import picture
 
+pytestmark = pytest.mark.long
+
 PAPER = Path(__file__).parents[1] / "jobs" / "paper"
 RATIOS = ("0", "0.05", "0.1", "0.2", "0.3")
 TABLE_3 = {

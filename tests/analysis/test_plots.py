@@ -126,6 +126,7 @@ def test_ratios_too_close_to_label_are_spaced_evenly():
     assert plots.positions(["0", "0.01", "0.5"]) == {"0": 0.0, "0.01": 1.0, "0.5": 2.0}
 
 
+@pytest.mark.long
 def test_global_settings_stay_and_pyplot_is_never_imported():
     before = dict(matplotlib.rcParams)
     draw_all(ONE_SEED)

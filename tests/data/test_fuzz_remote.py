@@ -19,6 +19,8 @@ from nml_ray.storage.patience import Patience
 from tests.fuzzing import CASES, Fed, feed, parts, write_sound
 from tests.object_store import Bucket, Fault
 
+pytestmark = pytest.mark.long
+
 EPOCHS = 2
 ENDINGS = (".tar", ".index.arrow", "dataset.json", "")  # "": every request, listings too
 WEIGHTS = {False: (0.35, 0.25, 0.15, 0.25), True: (0.6, 0.1, 0.1, 0.2)}  # of the endings; True: while it is fed

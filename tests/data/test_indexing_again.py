@@ -128,6 +128,7 @@ def test_a_failure_leaves_the_data_set_as_it_was(tmp_path, broken, workers):
     assert len(Dataset.open(tmp_path)) == 4 and verify(tmp_path, decode=False).sound
 
 
+@pytest.mark.long
 def test_several_processes_write_the_same_indices(tmp_path):
     for part in ("one", "two"):
         (tmp_path / part).mkdir()

@@ -19,6 +19,8 @@ from nml_ray.pretrain.world import World
 from nml_ray.study.job import RunSettings
 from tests.pretrain.test_workers import train as train_on_workers
 
+pytestmark = pytest.mark.long
+
 
 class Killed(Exception):
     """Stands for the process's death at a chosen point of the loop."""

@@ -68,6 +68,7 @@ def test_a_run_of_two_arms_leaves_event_files_of_each(make_plan, monkeypatch):
     assert set(scalars(attempt / "tensorboard", "epoch/fitted_flipped")) == {5, 11, 17}
 
 
+@pytest.mark.long
 def test_no_tracker_is_imported_unless_it_is_asked_for():
     code = "import sys, nml_ray.pretrain.loop, nml_ray.study.job; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from nml_ray.storage.atomic import create_json, read_json, write_bytes, write_json
 
 
@@ -45,6 +47,7 @@ def test_of_many_creators_one_wins_and_its_content_stands(tmp_path: Path) -> Non
         assert wins.empty()
 
 
+@pytest.mark.long
 def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "state.bin"
     write_bytes(path, b"a" * 300_000)

@@ -158,6 +158,7 @@ print((outcome.artifacts["sum"].path / "sum").read_text())
 """
 
 
+@pytest.mark.long
 def test_a_run_killed_in_the_middle_of_a_batch_goes_on_where_it_was(store: Store, tmp_path: Path) -> None:
     code = KILLED.format(tests=str(Path(__file__).parent), store=str(store.root))
     environment = {**os.environ, "KILL_ONCE": str(tmp_path / "marker")}

@@ -88,6 +88,7 @@ def entry(ratio: str | None, roles: dict[str, str], kind: str = "symmetric") -> 
     return {"ratio": ratio, "kind": kind, "seed": 0, "roles": roles}
 
 
+@pytest.mark.long
 def test_a_whole_study(store: Store) -> None:
     made = {ratio: arm(store, ratio, accuracy) for ratio, accuracy in (("0", 0.8), ("0.3", 0.6))}
     inputs = {"shards": shards(store), **made["0"], **made["0.3"]}
