@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -214,9 +216,13 @@ def test_a_killed_run_goes_on(bucket: Bucket, images, local, temporary, tmp_path
     for line in process.stdout:
         if int(line) >= 10:
             break
+    others = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    process.stdout.read()  # ends when no process of the run is left to hold it
+    for other in others:  # dead, and what they had locked is free
+        while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+    process.stdout.read()
     process.stdin.close()
     process.stdout.close()
     left = contents(url)
