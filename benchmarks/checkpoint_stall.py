@@ -29,6 +29,7 @@ from nml_ray.pretrain.recipe_config import OptimiserSettings
 
 NAME = "checkpoint_stall"
 BETWEEN = 2.0  # seconds
+KEPT = 2  # checkpoints
 
 
 def built(encoder: str, size: int) -> Arm:
@@ -68,7 +69,7 @@ class Run:
         snapshot = Snapshot.of(self.arm, self.attempt, self.step, {})
         cut.finish()
         snapshot.write()
-        snapshot.commit()
+        snapshot.commit(KEPT)
         return time.perf_counter() - began
 
 
