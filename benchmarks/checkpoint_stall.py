@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/checkpoint_stall.py    about two minutes; writes results/checkpoint_stall.json and .md
 
 A ResNet-50 under AdamW (0.3 GB of weights and moments), one arm, one rank, on the local disk. Both arms use the same
-code: `Snapshot.of`, then `Committer.submit` (which waits only where the commit before is still under way), or the
+code: `Snapshot.of`, then `Committer.submit` (once the commit before, if still under way, has ended), or the
 feeding log's end, the writing and the commit one after another. Between two checkpoints lie two seconds, as a step or a
 few would take; the seconds given are those in which the loop could not go on.
 """
@@ -21,7 +21,7 @@ import torch
 from benchmarks.measure import Goal, interleaved, parsed, parser, ratio, save, spread, table
 from nml_ray.models.config import EncoderSettings
 from nml_ray.pretrain.arm import Arm
-from nml_ray.pretrain.checkpoint import Snapshot
+from nml_ray.pretrain.checkpoint import Memory, Snapshot
 from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.feeding import Cut
 from nml_ray.pretrain.objective import seeded_objective
@@ -52,13 +52,15 @@ class Run:
 
     def __init__(self, arm: Arm, directory: Path) -> None:
         self.arm, self.attempt, self.step = arm, directory, 0
+        self.memory: Memory = {}
 
     def behind(self, committer: Committer, pause: float) -> float:
         """Seconds of the loop for a checkpoint that is committed behind it."""
         time.sleep(pause)
         self.step += 1
         cut, began = fed(self.attempt, self.step), time.perf_counter()
-        committer.submit(cut, [Snapshot.of(self.arm, self.attempt, self.step, {})])
+        committer.wait()
+        committer.submit(cut, [Snapshot.of(self.arm, self.attempt, self.step, {}, self.memory)])
         return time.perf_counter() - began
 
     def at_once(self, pause: float) -> float:
@@ -66,7 +68,7 @@ class Run:
         time.sleep(pause)
         self.step += 1
         cut, began = fed(self.attempt, self.step), time.perf_counter()
-        snapshot = Snapshot.of(self.arm, self.attempt, self.step, {})
+        snapshot = Snapshot.of(self.arm, self.attempt, self.step, {}, self.memory)
         cut.finish()
         snapshot.write()
         snapshot.commit(KEPT)

@@ -23,12 +23,16 @@ from nml_ray.pretrain.best import keep_best
 from nml_ray.pretrain.resume import FOLDER, checkpoint_name, committed
 from nml_ray.storage.atomic import sync_directory, sync_tree
 
+Memory = dict[str, dict[str, Tensor]]  # of an arm's snapshots: tensors by name, by file
+
 
 @dataclass(frozen=True)
 class Snapshot:
     """A copy of an arm after `step` steps, apart from the training that goes on: tensors by file, and plain data.
 
-    `best`: it is the best one so far, and kept for that.
+    Attributes:
+        tensors: in `Memory`, until the arm's next snapshot.
+        best: it is the best one so far, and kept for that.
     """
 
     attempt: Path
@@ -39,15 +43,26 @@ class Snapshot:
 
     @classmethod
     def of(
-        cls, arm: BaseArm[Any], attempt: Path, step: int, state: Mapping[str, Any], best: bool = False
+        cls,
+        arm: BaseArm[Any],
+        attempt: Path,
+        step: int,
+        state: Mapping[str, Any],
+        memory: Memory,
+        best: bool = False,
     ) -> "Snapshot":
-        """Copy the arm's tensors; `state` is plain data that is not changed afterwards."""
+        """Copy the arm's tensors into the memory of its last snapshot, which must have been written by now.
+
+        `state` is plain data that is not changed afterwards.
+        """
         scale = arm.scale.state() if arm.scale else None
         copied = {"step": step, "counts": arm.counts.tolist(), "loss_scale": scale, **state}
         tensors = {"model": arm.model.state_dict(), "optimiser": arm.optimiser.state()}
         if arm.average:
             tensors["average"] = arm.average.model.state_dict()
-        return cls(attempt, step, {file: _copies(values) for file, values in tensors.items()}, copied, best)
+        for file, values in tensors.items():
+            _copy(values, memory.setdefault(file, {}))
+        return cls(attempt, step, memory, copied, best)
 
     @property
     def directory(self) -> Path:
@@ -63,7 +78,8 @@ class Snapshot:
         shutil.rmtree(self._aside, ignore_errors=True)
         self._aside.mkdir(parents=True)
         for file, values in self.tensors.items():
-            save_file(dict(values), self._aside / f"{file}.safetensors")
+            contiguous = {name: value.contiguous() for name, value in values.items()}
+            save_file(contiguous, self._aside / f"{file}.safetensors")
         (self._aside / "state.json").write_text(json.dumps(self.state))
         sync_tree(self._aside)
 
@@ -92,9 +108,10 @@ def restore(arm: BaseArm[Any], checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU."""
-    return {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+def _copy(tensors: Mapping[str, Tensor], memory: dict[str, Tensor]) -> None:
+    """Copies on the CPU, laid out as the tensors are: to make fresh memory for them, or to turn them, took three times
+    as long (a ResNet-50 under AdamW)."""
+    for name, tensor in tensors.items():
+        if name not in memory:
+            memory[name] = torch.empty_like(tensor, device="cpu", memory_format=torch.preserve_format)
+        memory[name].copy_(tensor.detach())

@@ -35,7 +35,7 @@ class Committer:
         Raises:
             OSError: the commit before this one failed.
         """
-        self._wait()
+        self.wait()
         self._under_way = self._pool.submit(self._commit, cut, snapshots)
 
     def _commit(self, cut: Cut, snapshots: Sequence[Snapshot]) -> None:
@@ -55,7 +55,12 @@ class Committer:
                 return False
         return True
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait for the commit under way, if there is one; its snapshots' memory is free after it.
+
+        Raises:
+            OSError: it failed.
+        """
         if self._under_way is not None:
             self._under_way.result()
 
@@ -69,4 +74,4 @@ class Committer:
             self._abandoned.set()  # the others may be gone
         self._pool.shutdown()
         if kind is None:
-            self._wait()
+            self.wait()

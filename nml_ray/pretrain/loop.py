@@ -20,7 +20,7 @@ from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
 from nml_ray.pretrain.arm import ArmFailed, BaseArm
 from nml_ray.pretrain.best import BEST, best_epoch, settle_best
-from nml_ray.pretrain.checkpoint import Snapshot, restore
+from nml_ray.pretrain.checkpoint import Memory, Snapshot, restore
 from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
@@ -43,13 +43,14 @@ Report = Callable[[float, float, str], None]
 @dataclass
 class RunningArm:
     """An arm with its place on storage, what its feeding log has for labels (int [N] by sample number), the curves of
-    its finished epochs, and the error that ended it, if any."""
+    its finished epochs, the memory of its snapshots, and the error that ended it, if any."""
 
     arm: BaseArm[Any]
     attempt: Path
     logged: NDArray[np.signedinteger]
     curves: list[dict[str, Any]] = field(default_factory=list)
     lineage: list[dict[str, Any]] = field(default_factory=list)
+    memory: Memory = field(default_factory=dict)
     error: str = ""
 
 
@@ -135,6 +136,7 @@ class _Run:
                         telemetry.end_epoch(step, ended)
                 if pace.due(step + 1) or step + 1 == self.steps or self._is_best(step + 1):
                     with telemetry.checkpointing():
+                        committer.wait()
                         committer.submit(log.cut(step + 1), self._snapshots(step + 1) if rank_zero else ())
                 if all(running.error for running in self.arms):
                     break
@@ -241,6 +243,7 @@ class _Run:
                 running.attempt,
                 step,
                 {"curves": [*running.curves], "lineage": running.lineage, "undecodable": self.undecodable},
+                running.memory,
                 self._best_step(running) == step,
             )
             for running in self.arms

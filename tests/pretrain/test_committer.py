@@ -99,7 +99,7 @@ def test_a_snapshot_does_not_follow_the_training(make_plan):
     model = seeded_objective(EncoderSettings(width=2, channels=1, size=12), 5, 0.0, 0)
     labels = (np.arange(8) % 5).astype(np.int32)
     arm = Arm.build("arm", model, labels, labels, OptimiserSettings())
-    taken = Snapshot.of(arm, None, 0, {})
+    taken = Snapshot.of(arm, None, 0, {}, {})
     before = {file: {name: value.clone() for name, value in values.items()} for file, values in taken.tensors.items()}
     arm.begin_step()
     arm.accumulate(torch.randn(8, 1, 12, 12), torch.arange(8), torch.ones(8))
