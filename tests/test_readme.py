@@ -36,6 +36,8 @@ def newcomer(tmp_path, monkeypatch) -> str:
 
 
 def made_small(command: list[str], icons: str) -> list[str]:
+    if command[0] == "doctor":
+        return [*command, *(word for setting in OWN for word in ("--set", setting))]
     if command[0] != "run":
         return command
     own = any(word.startswith("data=") for word in command)
@@ -45,7 +47,7 @@ def made_small(command: list[str], icons: str) -> list[str]:
 
 
 def test_every_command(newcomer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert {command[0] for command in COMMANDS} >= {"run", "plan", "init", "data", "audit"}
+    assert {command[0] for command in COMMANDS} >= {"run", "plan", "init", "data", "doctor", "audit"}
     for command in COMMANDS:
         code = call(made_small(command, newcomer))
         assert code == 0, f"nml-ray {shlex.join(command)}: {capsys.readouterr().err}"

@@ -92,7 +92,7 @@ def test_figures_are_drawn_and_nothing_overflows_at_either_width(page, tmp_path)
     for width in WIDTHS:
         seen = found[str(width)]
         assert seen["wide"] == [] and seen["scroll"] <= seen["client"] <= width
-        assert len(seen["figures"]) == 18 and min(seen["drawn"]) > 10
+        assert len(seen["figures"]) == 19 and min(seen["drawn"]) > 10
         assert all(300 < w <= width and h > 180 for w, h in seen["figures"])
         assert seen["cards"] == 4 and seen["tables"] >= 6
     assert found["1280"]["figures"][0][0] > 450
