@@ -1,6 +1,7 @@
 """The checkpoint of the epoch with the best validation accuracy, kept beside those that come and go.
 
-<attempt>/best/step-000000420/ has the files of the checkpoint of that step, as hard links where the storage has them.
+<attempt>/best/step-000000420/ has the files of the checkpoint of that step, as hard links where the storage has them,
+but for the optimiser's state: nothing goes on from it.
 """
 
 import os
@@ -12,6 +13,7 @@ from typing import Any
 from nml_ray.storage.atomic import sync_directory, sync_tree
 
 BEST = "best"
+UNUSED = shutil.ignore_patterns("optimiser.safetensors")
 KEPT = 2  # while training: the run may have to go back to before the newest
 
 
@@ -27,7 +29,7 @@ def keep_best(checkpoint: Path, attempt: Path) -> None:
     if not kept.exists():
         aside = kept.with_name(f"aside-{checkpoint.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(checkpoint, aside, copy_function=_link)
+        shutil.copytree(checkpoint, aside, ignore=UNUSED, copy_function=_link)
         sync_tree(aside)
         aside.rename(kept)
         sync_directory(kept.parent)

@@ -13,7 +13,8 @@ Split = Literal["pretrain_validation", "train", "validation", "test", "ood"]
 class ZeroShotSettings(Settings):
     """Classification of images by the texts of their class names, at the end of each epoch.
 
-    A class is the mean of its prompts' features. It says how far pre-training has come and chooses nothing.
+    A class is the mean of its prompts' features. It says how far pre-training has come; it chooses the best checkpoint
+    on `pretrain_validation` alone, and nothing on downstream images.
     """
 
     split: Split = "test"
@@ -24,6 +25,11 @@ class ZeroShotSettings(Settings):
     names: dict[str, str] | Literal["imagenet"] | None = None
     """What classes are called in prompts, where that is not their name in the data; `imagenet`: the names of ImageNet's
     1000 classes, for data that has them in the usual order."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it may choose a checkpoint: its images are set apart for that."""
+        return self.split == "pretrain_validation"
 
     @field_validator("templates")
     @classmethod

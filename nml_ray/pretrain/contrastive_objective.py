@@ -15,6 +15,7 @@ from nml_ray.pretrain.contrastive_arm import ContrastiveArm, Texts
 from nml_ray.pretrain.evaluate import scores_of
 from nml_ray.pretrain.export import export_pair
 from nml_ray.pretrain.plan import GroupPlan
+from nml_ray.pretrain.validation import Score
 from nml_ray.pretrain.world import World
 from nml_ray.pretrain.zero_shot import prompts
 
@@ -56,12 +57,17 @@ class ContrastiveObjective:
         return arm
 
     def evaluate(self, arms: Sequence[ContrastiveArm], world: World) -> list[Mapping[str, Any]]:
-        """What each arm's curve has at the end of an epoch in place of true labels predicted: zero-shot accuracy."""
+        """What each arm's curve has at the end of an epoch in place of true labels predicted: zero-shot accuracy.
+
+        On images set apart for validation it is the validation accuracy too, which chooses the best checkpoint.
+        """
         scores = scores_of(arms, self.images, self.plan, self.settings, world)
-        return [
-            {**NO_LABELS, "zero_shot": score.accuracy, "zero_shot_top5": score.top5} if score else NO_LABELS
-            for score in scores
-        ]
+        return [self._columns(score) if score else NO_LABELS for score in scores]
+
+    def _columns(self, score: Score) -> Mapping[str, Any]:
+        columns = {**NO_LABELS, "zero_shot": score.accuracy, "zero_shot_top5": score.top5}
+        zero_shot = self.settings.contrastive.zero_shot
+        return {**columns, "validation_accuracy": score.accuracy} if zero_shot and zero_shot.chooses else columns
 
     def export(self, arm: ContrastiveArm, directory: Path) -> None:
         """Leave the image tower as an encoder, and the whole pair."""

@@ -25,7 +25,8 @@ class Feed:
         samples, excluded: good samples, and those known to be bad.
         batch, repeats: of a step.
         steps, dropped: steps of an epoch, and good samples that it leaves out.
-        microbatches, workers: of a step.
+        microbatches: of a step.
+        workers: the fewest and the most.
     """
 
     samples: int
@@ -35,23 +36,24 @@ class Feed:
     steps: int
     dropped: int
     microbatches: int
-    workers: int
+    workers: tuple[int, int]
 
-    @property
-    def idle(self) -> float:
+    def idle(self, workers: int) -> float:
         """The share of the workers' time in which some wait for others, because W does not divide M."""
-        return 1 - self.microbatches / (-(-self.microbatches // self.workers) * self.workers)
+        return 1 - self.microbatches / (-(-self.microbatches // workers) * workers)
 
     def lines(self) -> list[tuple[str, str]]:
         """What a user is told: (name, text)."""
         excluded = f" ({self.excluded:,} known to be bad are excluded)" if self.excluded else ""
         copies = f", each {self.repeats} times" if self.repeats > 1 else ""
         steps = f"{self.steps:,} steps an epoch of {self.batch // self.repeats:,} samples{copies}"
-        lines = [("samples", f"{self.samples:,}{excluded}: {steps}; {self.dropped:,} are dropped each epoch")]
-        if self.idle:
-            fit = [str(w) for w in range(1, self.microbatches + 1) if self.microbatches % w == 0]
-            text = f"{self.workers} workers share {self.microbatches} microbatches unevenly: {self.idle:.0%} of their "
-            lines.append(("idle", f"{text}time is spent waiting; even are run.workers {', '.join(fit)}"))
+        rest = "wait for a later epoch" if self.repeats > 1 else "are dropped each epoch"
+        lines = [("samples", f"{self.samples:,}{excluded}: {steps}; {self.dropped:,} {rest}")]
+        fit = [str(w) for w in range(1, self.microbatches + 1) if self.microbatches % w == 0]
+        for workers in range(self.workers[0], self.workers[1] + 1):
+            if idle := self.idle(workers):
+                text = f"{workers} workers share {self.microbatches} microbatches unevenly: {idle:.0%} of their "
+                lines.append(("idle", f"{text}time is spent waiting; even are run.workers {', '.join(fit)}"))
         return lines
 
 
@@ -85,7 +87,8 @@ def feed_of(job: Job, document: Document, data: Any) -> Feed:
         )
     steps, dropped = epoch_sizes(samples, settings.batch, settings.repeats)
     sizes = (settings.batch, settings.repeats, steps, dropped)
-    return Feed(samples, len(info.known_bad), *sizes, settings.microbatches(), job.run.workers)
+    workers = job.run.least_workers, job.run.most_workers
+    return Feed(samples, len(info.known_bad), *sizes, settings.microbatches(), workers)
 
 
 def refuse_feed(job: Job, document: Document, target: str = "") -> None:

@@ -47,7 +47,7 @@ def test_samples_steps_and_what_is_dropped(job, capsys):
     _, (line,), _ = plan(capsys, "pretrain.repeats=4")
     assert line == (
         "samples: 298 (2 known to be bad are excluded): 6 steps an epoch of 12 samples, each 4 times; "
-        "226 are dropped each epoch"
+        "226 wait for a later epoch"
     )
 
 

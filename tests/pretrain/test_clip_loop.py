@@ -79,6 +79,19 @@ def test_learns_words_and_splits_its_curves_by_swapped_captions(make_clip):
     assert swapped[-1]["loss_flipped"] > swapped[-1]["loss_clean"]
     assert swapped[-1]["recovered_flipped"] is None
     assert swapped[-1]["accuracy_clean"] > swapped[-1]["accuracy_flipped"]
+    assert clean[-1]["validation_accuracy"] is None  # downstream images choose nothing
+
+
+def test_zero_shot_on_images_set_apart_chooses_the_best_checkpoint(make_clip):
+    zero_shot = {**ZERO_SHOT, "split": "pretrain_validation"}
+    plan = make_clip(("0",), epochs=3, clip={"text": {"dim": 8, "buckets": 256}, "zero_shot": zero_shot})
+    (outcome,) = train(plan)
+    rows = curves(plan, 0)
+    accuracies = [row["zero_shot"] for row in rows]
+    assert accuracies == [row["validation_accuracy"] for row in rows]
+    assert outcome.facts["best"]["validation_accuracy"] == max(accuracies)
+    (best,) = (Path(plan.arms[0].attempt) / "best").iterdir()
+    assert sorted(path.name for path in best.iterdir()) == ["model.safetensors", "state.json"]
 
 
 def test_leaves_the_pair_and_its_encoder(make_clip):
@@ -153,7 +166,7 @@ def test_names_of_classes_that_are_not_there_stop_the_run(make_clip):
 
 @pytest.mark.slow
 def test_the_result_does_not_depend_on_the_number_of_workers(make_clip, tmp_path):
-    """Without BatchNorm, whose running statistics are averaged, to the rounding of sums; by both forms of the loss."""
+    """To the rounding of sums, which BatchNorm's running statistics, a mean over workers, carry on; by both losses."""
     results = {}
     for workers, loss in ((1, "local"), (2, "local"), (3, "local"), (3, "full")):
         settings = {"microbatch": 8, "epochs": 2, "clip": {"loss": loss}}
