@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from nml_ray.data.order import worker_microbatches
 from nml_ray.data.reader import ShardReader
 from nml_ray.data.schedule import GlobalBatch
 
-__all__ = ["Hole", "Loader", "LoaderPlan", "LoaderTimers", "Microbatch", "nearest_good"]
+__all__ = ["Completion", "Hole", "Loader", "LoaderPlan", "LoaderTimers", "Microbatch", "nearest_good"]
 
 CHUNKS = 8, 64  # fewest and most samples that a thread takes at a time: numpy's calls are shared by a chunk's samples
 PREFETCH = 2  # steps decoded ahead of the consumer
@@ -46,7 +47,8 @@ class Microbatch:
 
     `places` are places in the global batch, `numbers` sample numbers of the data set, `images` uint8 [N, H, W, C],
     `weights` float32 [N] (0 at holes), `hashes` the hash of each key as read from its tar member's own header.
-    The memory of `images` is used again: it is valid until the next step is asked for. The other arrays stay.
+    The memory of `images` is used again: it is valid until the next step is asked for (see `Loader.hold`). The other
+    arrays stay.
     """
 
     places: NDArray[np.int64]
@@ -55,6 +57,13 @@ class Microbatch:
     weights: NDArray[np.float32]
     hashes: NDArray[np.uint64]
     holes: Sequence[Hole] = ()
+
+
+class Completion(Protocol):
+    """Something under way, such as a copy to a device (`torch.cuda.Event` is one)."""
+
+    def synchronize(self) -> None:
+        """Return when it is complete."""
 
 
 @dataclass
@@ -79,7 +88,7 @@ class Loader:
     """Reads the microbatches m with m mod `workers` = `rank` of each step, on `threads` threads of its own.
 
     `pinned` batches lie in page-locked memory, which a CUDA device copies from without a detour. Such a copy runs on
-    its own: wait for it before asking for the next step.
+    its own: `hold` the step's images until it is complete.
     """
 
     dataset: Dataset
@@ -90,6 +99,16 @@ class Loader:
     pinned: bool = False
     timers: LoaderTimers = field(default_factory=LoaderTimers)
     _streams: list["_Stream"] = field(default_factory=list, init=False, repr=False)
+    _held: list[Completion] = field(default_factory=list, init=False, repr=False)
+
+    def hold(self, until: Completion) -> None:
+        """Do not use the memory of the last step's images again before something is complete."""
+        self._held.append(until)
+
+    def release(self) -> None:
+        """Wait for everything that the images given out are held for."""
+        while self._held:
+            self._held.pop().synchronize()
 
     def steps(self, start: int, stop: int) -> Iterator[list[Microbatch]]:
         """The microbatches of this worker for the steps start .. stop - 1, in order.
@@ -167,6 +186,7 @@ class _Stream:
             self._ring.append(torch.empty(shape, dtype=torch.uint8, pin_memory=self._loader.pinned).numpy())
         else:
             self._ring.rotate(-1)
+            self._loader.release()
         return self._ring[-1]
 
     def _request_microbatch(self, batch: GlobalBatch, number: int, images: PixelArray) -> _PendingMicrobatch:

@@ -1,7 +1,7 @@
 """What an encoder's images look like, and how any decoded image is brought into that form for evaluation."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -69,13 +69,16 @@ def normalised(
     The bytes travel to the device, the arithmetic runs there.
     """
     batch = torch.as_tensor(images).to(device, non_blocking=True)
-    scale, shift = _affine(spec.mean, spec.std)
-    pixels = batch.float().mul_(scale.to(device)).add_(shift.to(device))
+    scale, shift = _affine(spec.mean, spec.std, batch.device)
+    pixels = batch.float().mul_(scale).add_(shift)
     return pixels.permute(0, 3, 1, 2)
 
 
-def _affine(mean: Sequence[float], std: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+@lru_cache
+@torch.inference_mode(False)
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kept on the device: to bring them there each time would hold the host up each time."""
     deviation = torch.tensor(std, dtype=torch.float64)
     scale = 1 / (255 * deviation)
     shift = -torch.tensor(mean, dtype=torch.float64) / deviation
-    return scale.float(), shift.float()
+    return scale.float().to(device), shift.float().to(device)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nml_ray.models.encoder import seeded
+from nml_ray.models.transfer import Readback, sent
 from nml_ray.pretrain.average import WeightAverage
 from nml_ray.pretrain.counts import COUNTS, sample_counts
 from nml_ray.pretrain.inputs import Fed
@@ -134,36 +135,54 @@ class BaseArm(ABC, Generic[Model]):
         tail[1:] += sample_counts(losses.detach(), predicted, given, clean, weights)
 
     def update(self, world: World, rate: float) -> tuple[float, float]:
-        """Meet the other workers, take the optimiser step; returns the mean loss and the whole batch's weight.
+        """`begin_update` and `end_update` at once."""
+        return self.end_update(self.begin_update(world, rate))
+
+    def begin_update(self, world: World, rate: float) -> Readback:
+        """Meet the other workers, take the optimiser step; returns the step's numbers for `end_update`.
+
+        A GPU has only been told to by then. To read its numbers is to wait for it, so that is for later, when it has
+        the next step's work already; float16 alone must know now whether the gradient can be used.
 
         Raises:
-            ArmFailed: the loss is not finite, or float16 gradients are not at any scale.
+            ArmFailed: float16 gradients are not finite at any scale.
         """
         world.sum_(self.gradients)
-        tail = self.gradients[-1 - COUNTS :].double().cpu().numpy()
-        weight = max(tail[0], 1)
-        loss = float((tail[2] + tail[5]) / weight)
-        if not math.isfinite(loss):
-            raise ArmFailed(f"loss is {loss}")
-        self.counts += tail[1:]
-        gradients = self.gradients[: -1 - COUNTS]
+        gradients, tail = self.gradients[: -1 - COUNTS], self.gradients[-1 - COUNTS :]
+        weight = tail[0].clamp(min=1)
         gradients /= weight * self.scale.scale if self.scale else weight
         norm = torch.linalg.vector_norm(gradients)
-        self.gradient_norm = float(norm)
-        if self._can_step():
+        numbers = Readback(torch.cat([tail, norm[None]]))
+        if self._can_step(numbers):
             if self.clip_norm:
                 clip_(gradients, norm, self.clip_norm)
             self.optimiser.step(rate)
             average_buffers(self.model, world)
             if self.average:
                 self.average.update(self.model, self.optimiser.steps - 1)
-        return loss, float(tail[0])
+        return numbers
 
-    def _can_step(self) -> bool:
+    def end_update(self, numbers: Readback) -> tuple[float, float]:
+        """Note the step that `begin_update` took; returns the mean loss and the whole batch's weight.
+
+        Raises:
+            ArmFailed: the loss is not finite, and the weights have perhaps ceased to be.
+        """
+        weight, counts, loss, norm = _told(numbers)
+        if not math.isfinite(loss):
+            raise ArmFailed(f"loss is {loss}")
+        self.counts += counts
+        self.gradient_norm = norm
+        return loss, weight
+
+    def _can_step(self, numbers: Readback) -> bool:
         """Whether a float16 gradient can be used; the loss scale follows."""
         if self.scale is None:
             return True
-        finite = math.isfinite(self.gradient_norm)
+        _, _, loss, norm = _told(numbers)
+        if not math.isfinite(loss):
+            return False  # the arm's end
+        finite = math.isfinite(norm)
         self.scale.update(finite)
         if self.scale.exhausted:
             raise ArmFailed("the gradient is not finite at any loss scale")
@@ -198,7 +217,7 @@ class Arm(BaseArm[Supervised]):
                 the one of its two that fills most of the image.
         """
         device = images.device
-        given, clean = (labels[numbers].long().to(device) for labels in (self.given, self.clean))
+        given, clean = (sent(labels[numbers].long(), device) for labels in (self.given, self.clean))
         with autocast(self.precision, device):
             if mixing is None:
                 losses, predicted = self.forward(images, given)
@@ -225,6 +244,12 @@ class Arm(BaseArm[Supervised]):
 
         yield predict
         self.model.train()
+
+
+def _told(numbers: Readback) -> tuple[float, NDArray[np.float64], float, float]:
+    """Weight, counts, mean loss and norm of the gradient of a step."""
+    weight, *counts, norm = numbers.read().astype(np.float64).tolist()
+    return weight, np.array(counts), (counts[1] + counts[4]) / max(weight, 1), norm
 
 
 def _like(flat: Tensor, parameter: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from nml_ray.data.dataset import Dataset
 from nml_ray.models.clip import ImageTextPair
 from nml_ray.models.tokenizer import Tokenizer
+from nml_ray.models.transfer import sent
 from nml_ray.pretrain.arm import BaseArm
 from nml_ray.pretrain.clip_config import ClipSettings
 from nml_ray.pretrain.contrastive import Pairs, backward
@@ -53,14 +54,14 @@ class ContrastiveArm(BaseArm[ImageTextPair]):
         for one, seed in zip(fed, seeds, strict=True):
             device, size = one.images.device, len(one.numbers)
             places = torch.arange(one.microbatch * size, (one.microbatch + 1) * size, device=device)
-            tokens = self.texts.tokens(self.given[one.numbers]).to(device)
+            tokens = sent(self.texts.tokens(self.given[one.numbers]), device)
             pairs.append(Pairs(one.images, tokens, places, one.weights, seed))
         factor = self.scale.scale if self.scale else 1.0
         losses, hits = backward(
             self.model, pairs, self.batch, world, self.clip.loss, self.clip.cached, self.precision, factor
         )
         numbers = torch.cat([one.numbers for one in fed])
-        given, clean = (samples[numbers].long().to(losses.device) for samples in (self.given, self.clean))
+        given, clean = (sent(samples[numbers].long(), losses.device) for samples in (self.given, self.clean))
         # A hit counts as the given caption; which caption else came first is not asked.
         self.count(losses, torch.where(hits, given, -1), given, clean, torch.cat([one.weights for one in fed]))
 

@@ -4,6 +4,7 @@ All arms of a worker see the same images, so this is done once for all of them.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from nml_ray.data.draw import Draws
 from nml_ray.data.loader import Microbatch
 from nml_ray.models.preprocess import InputSpec, normalised
+from nml_ray.models.transfer import Uploads, sent
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.mixing import Mixing, draw_mixing, mix
 from nml_ray.pretrain.randaugment import draw_rounds, rand_augment
@@ -53,15 +55,20 @@ class Inputs:
     key_hash: Draws
     device: torch.device
 
+    @cached_property
+    def uploads(self) -> Uploads:
+        """How images travel to the device."""
+        return Uploads(self.device)
+
     def prepare(self, microbatch: Microbatch, epoch: int) -> Fed:
-        """The inputs of a microbatch. Its images may be used again as soon as the device is done with its step."""
+        """The inputs of a microbatch. The memory of its images is in use until `uploads.done`."""
         settings, places = self.settings, microbatch.places
         hashes, copies = self.key_hash[microbatch.numbers], places % settings.repeats
-        pixels = torch.from_numpy(microbatch.images).to(self.device, non_blocking=True)
+        pixels = self.uploads.copy(torch.from_numpy(microbatch.images))
         if settings.randaugment:
             rounds = draw_rounds(settings.randaugment, self.seed, hashes, epoch, copies)
             mean = torch.tensor([round(255 * value) for value in self.spec.mean], dtype=torch.uint8)
-            augmented = rand_augment(pixels.permute(0, 3, 1, 2), rounds, mean.to(self.device))
+            augmented = rand_augment(pixels.permute(0, 3, 1, 2), rounds, sent(mean, self.device))
             pixels = augmented.permute(0, 2, 3, 1)
         images, mixing = normalised(pixels, self.spec, self.device), None
         if settings.mixing.active:
@@ -73,6 +80,6 @@ class Inputs:
             int(places[0]) // settings.microbatch_size(),
             images,
             torch.from_numpy(microbatch.numbers),
-            torch.from_numpy(microbatch.weights).to(self.device),
+            sent(torch.from_numpy(microbatch.weights), self.device),
             mixing,
         )

@@ -1,6 +1,7 @@
 """The training loop: arms that share one decoded stream. It runs in a Ray Train worker and in process alike."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,13 +19,14 @@ from nml_ray.data.draw import draw_one
 from nml_ray.data.labels import clean_labels, given_labels, logged_labels
 from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
+from nml_ray.models.transfer import Readback
 from nml_ray.pretrain.arm import ArmFailed, BaseArm
 from nml_ray.pretrain.best import BEST, best_epoch, settle_best
 from nml_ray.pretrain.checkpoint import Memory, Snapshot, restore
 from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve
-from nml_ray.pretrain.device import training_device
+from nml_ray.pretrain.device import steps_ahead, training_device
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
 from nml_ray.pretrain.hardware import utilisation_of
 from nml_ray.pretrain.inputs import Fed, Inputs
@@ -52,6 +54,16 @@ class RunningArm:
     lineage: list[dict[str, Any]] = field(default_factory=list)
     memory: Memory = field(default_factory=dict)
     error: str = ""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A step that the device has been given: its learning rate, and the numbers that each arm has of it, if it goes
+    on; they can be read once the device has come so far."""
+
+    step: int
+    rate: float
+    numbers: Sequence[Readback | None]
 
 
 def train_group(plan: GroupPlan, world: World, report: Report) -> list[ArmOutcome]:
@@ -87,6 +99,7 @@ class _Run:
         self.epoch_steps = self.schedule.steps_per_epoch
         self.steps = self.epoch_steps * settings.epochs
         self.device = training_device(plan.device)
+        self.ahead = steps_ahead(self.device, settings.precision)
         self.objective = objective_of(plan, settings, dataset)
         self.arms = [self._build(arm, dataset) for arm in plan.arms]
         spec = self.arms[0].arm.model.encoder.input
@@ -102,6 +115,7 @@ class _Run:
         pinned = self.device.type == "cuda"
         self.loader = Loader(dataset, loader_plan, world.rank, world.size, plan.decode_threads, pinned)
         self.undecodable = 0.0
+        self.given: deque[Given] = deque()
 
     def _build(self, arm: ArmPlan, dataset: Dataset) -> RunningArm:
         noise = NoiseArm.from_hashed(arm.noise, arm.label_file)
@@ -120,21 +134,19 @@ class _Run:
             set_replayed_aside(attempt, start)
         self._settle_best()
         telemetry = self._telemetry(attempts if rank_zero else [], start)
-        total = self.steps * self.settings.batch
         pace = Pace(self.plan.checkpoint_steps or self.epoch_steps, self.plan.checkpoint_minutes, self.world)
         with closing(telemetry), Committer(self.world.size, self.plan.keep_checkpoints) as committer:
             for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
-                losses, rate = self._step(step, microbatches)
+                self._give(step, microbatches)
                 log.add(step, microbatches)
-                if rank_zero:
-                    norms = [running.arm.gradient_norm for running in self.arms]
-                    telemetry.step(step, step // self.epoch_steps, rate, losses, norms)
-                    self.report((step + 1) * self.settings.batch, total, "images")
-                if (step + 1) % self.epoch_steps == 0:
+                ends_epoch = (step + 1) % self.epoch_steps == 0
+                due = pace.due(step + 1) or step + 1 == self.steps
+                self._take(telemetry, 0 if ends_epoch or due else self.ahead)
+                if ends_epoch:
                     ended = self._end_epoch(step // self.epoch_steps)
                     if rank_zero:
                         telemetry.end_epoch(step, ended)
-                if pace.due(step + 1) or step + 1 == self.steps or self._is_best(step + 1):
+                if due or self._is_best(step + 1):
                     with telemetry.checkpointing():
                         committer.wait()
                         committer.submit(log.cut(step + 1), self._snapshots(step + 1) if rank_zero else ())
@@ -189,34 +201,54 @@ class _Run:
             running.lineage = [*running.lineage, begun]
         return step
 
-    def _step(self, step: int, microbatches: Sequence[Microbatch]) -> tuple[list[float | None], float]:
+    def _give(self, step: int, microbatches: Sequence[Microbatch]) -> None:
+        """Have every arm that goes on take a step."""
         optimiser = self.settings.optimiser
         warmup = round(optimiser.warmup_epochs * self.epoch_steps)
         rate = learning_rate(step, self.steps, warmup, optimiser.learning_rate)
         began = time.perf_counter()
         fed = [self.inputs.prepare(microbatch, step // self.epoch_steps) for microbatch in microbatches]
+        if copied := self.inputs.uploads.done():
+            self.loader.hold(copied)
         self.loader.timers.copy += time.perf_counter() - began
-        self.fed_weight = float(self.settings.batch)
-        losses = [self._step_of(running, step, fed, rate) for running in self.arms]
-        self._count_undecodable(step)
-        return losses, rate
+        self.given.append(Given(step, rate, [self._step_of(running, step, fed, rate) for running in self.arms]))
 
-    def _step_of(self, running: RunningArm, step: int, fed: Sequence[Fed], rate: float) -> float | None:
+    def _step_of(self, running: RunningArm, step: int, fed: Sequence[Fed], rate: float) -> Readback | None:
         if running.error:
             return None
         running.arm.begin_step()
         seeds = [draw_one("dropout", self.plan.seed, "", step, one.microbatch) for one in fed]
         running.arm.add(fed, seeds, self.world)
         try:
-            loss, self.fed_weight = running.arm.update(self.world, rate)
+            return running.arm.begin_update(self.world, rate)
         except ArmFailed as failure:
             running.error = str(failure)
             return None
-        return loss
 
-    def _count_undecodable(self, step: int) -> None:
-        """Stop the run when more images than the limit allows have turned out undecodable."""
-        self.undecodable += self.settings.batch - self.fed_weight
+    def _take(self, telemetry: Telemetry, left: int) -> None:
+        """Read the numbers of the steps given, oldest first, until so many are left; rank 0 tells them."""
+        while len(self.given) > left:
+            given = self.given.popleft()
+            weight, losses = float(self.settings.batch), list[float | None]()
+            for running, numbers in zip(self.arms, given.numbers, strict=True):
+                loss = None
+                if numbers and not running.error:
+                    try:
+                        loss, weight = running.arm.end_update(numbers)
+                    except ArmFailed as failure:
+                        running.error = str(failure)
+                losses.append(loss)
+            self._count_undecodable(given.step, weight)
+            if self.world.rank == 0:
+                norms = [running.arm.gradient_norm for running in self.arms]
+                telemetry.step(given.step, given.step // self.epoch_steps, given.rate, losses, norms)
+                fed, total = given.step + 1, self.steps
+                self.report(fed * self.settings.batch, total * self.settings.batch, "images")
+
+    def _count_undecodable(self, step: int, weight: float) -> None:
+        """Stop the run when more images than the limit allows have turned out undecodable; `weight` of a batch has
+        not."""
+        self.undecodable += self.settings.batch - weight
         seen = (step + 1) * self.settings.batch
         allowed = self.plan.undecodable_limit * max(seen, self.epoch_steps * self.settings.batch)
         if self.undecodable > allowed:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nml_ray.data.draw import Draws, draw, uniform
+from nml_ray.models.transfer import sent
 from nml_ray.pretrain.recipe_config import MixingSettings
 
 Numbers = NDArray[np.int64]
@@ -38,7 +39,7 @@ class Mixing:
 
     def to(self, device: torch.device) -> "Mixing":
         """The same on a device."""
-        return Mixing(*(tensor.to(device, non_blocking=True) for tensor in (self.shares, self.boxes, self.cut)))
+        return Mixing(*(sent(tensor, device) for tensor in (self.shares, self.boxes, self.cut)))
 
 
 def draw_mixing(

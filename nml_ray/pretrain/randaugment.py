@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nml_ray.data.draw import Draws, draw, uniform
+from nml_ray.models.transfer import sent
 from nml_ray.pretrain import image_ops
 from nml_ray.pretrain.recipe_config import RandAugmentSettings
 
@@ -74,7 +75,7 @@ def rand_augment(images: Tensor, rounds: Sequence[Round], fill: Tensor) -> Tenso
             matrices = [
                 _matrix(OPERATIONS[each.operations[row]], each.amounts[row], *images.shape[2:]) for row in chosen
             ]
-            images[rows] = image_ops.warped(images[rows], torch.tensor(matrices, device=images.device), fill)
+            images[rows] = image_ops.warped(images[rows], sent(torch.tensor(matrices), images.device), fill)
         for name, apply in POINTWISE.items():
             mask = each.operations == OPERATIONS.index(name)
             if mask.any():
@@ -84,7 +85,7 @@ def rand_augment(images: Tensor, rounds: Sequence[Round], fill: Tensor) -> Tenso
 
 
 def _rows(mask: NDArray[np.bool_], images: Tensor) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(mask)).to(images.device, non_blocking=True)
+    return sent(torch.from_numpy(np.flatnonzero(mask)), images.device)
 
 
 def _matrix(name: str, amount: float, height: int, width: int) -> list[list[float]]:
@@ -115,7 +116,7 @@ def _with(operation: Callable[[Tensor, Tensor], Tensor], argument: Callable[[Flo
     """An operation that takes one argument a sample, made from the amounts."""
 
     def apply(images: Tensor, amounts: Floats) -> Tensor:
-        return operation(images, torch.from_numpy(argument(amounts)).to(images.device, torch.float32))
+        return operation(images, sent(torch.from_numpy(argument(amounts)).float(), images.device))
 
     return apply
 
