@@ -48,7 +48,7 @@ class HeadScore:
     `scores` maps split ("validation", "test", "ood") to metric ("accuracy", "macro_f1") to a share in [0, 1].
     `settings` is the setting chosen on validation. `spectra` maps split ("test", "ood") to transform ("raw",
     "official") to "count", "sve" and "lsvr" of Z, the features as the head hands them to its classifier: under the
-    linear probe the features themselves.
+    linear probe the features themselves. `fraction` of the training samples was fitted on.
     """
 
     head: str
@@ -56,6 +56,7 @@ class HeadScore:
     settings: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, float]]
     spectra: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    fraction: str = "1"
 
 
 @dataclass(frozen=True)

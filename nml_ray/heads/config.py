@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from nml_ray.config.errors import nearest_name
-from nml_ray.config.settings import Count, Seed, Settings
+from nml_ray.config.settings import Count, Ratio, Seed, Settings
 from nml_ray.config.validate import Misplaced
 
 HeadName = Literal["linear_probe", "mlp", "nmtune"]
@@ -207,6 +207,21 @@ class HeadsSettings(Settings):
         HeadEntry(head="nmtune", preset="official"),
     )
     """The heads and what is searched. Entries of the same head and preset are one search."""
+
+    fractions: Annotated[tuple[Ratio, ...], Field(min_length=1)] = ("1",)
+    """Shares of the training samples to fit on, each apart: the same share of every class, smaller ones inside larger
+    ones. Settings are chosen for each on all of validation."""
+
+    @field_validator("fractions")
+    @classmethod
+    def _each_once(cls, shares: tuple[str, ...]) -> tuple[str, ...]:
+        if "0" in shares or len(set(shares)) < len(shares):
+            raise ValueError("fractions are above 0, at most 1, and each different")
+        return shares
+
+    def hashed(self) -> dict[str, Any]:
+        """Plain JSON data of what defines the sweep; `fractions` only where they are not all of the samples alone."""
+        return self.model_dump(mode="json", exclude={"fractions"} if self.fractions == ("1",) else None)
 
     def expand(self) -> list[HeadSetting]:
         """All settings of all entries, each once, in order."""

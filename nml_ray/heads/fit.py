@@ -23,21 +23,25 @@ from nml_ray.heads.threads import single_thread
 
 @dataclass(frozen=True)
 class Epoch:
-    """The rows of one epoch in order: features [n, D] of one view and, if two are used, of a second; targets [n]."""
+    """The rows of one epoch in order: features [n, D] of one view and, if two are used, of a second; targets [n].
+
+    Targets are class numbers (int64), or for a regression the numbers themselves, standardised.
+    """
 
     first: Tensor
     second: Tensor | None
     targets: Tensor
 
 
-def fit(setting: HeadSetting, features: Values, labels: Labels, key_hashes: Draws, seed: int) -> FittedHead:
+def fit(setting: HeadSetting, features: Values, labels: Labels | Values, key_hashes: Draws, seed: int) -> FittedHead:
     """Fit one head.
 
     Args:
         setting: the head and how it is optimised.
         features: float16, float32 or float64, [N, D] with N >= 2, or cached views of the same samples [V, N, D]; all
             but a `pair` of views use the first view. Values must be finite in the setting's dtype.
-        labels: int64[N], any values. Where N is below the setting's batch, all rows make one batch.
+        labels: int64[N], any values; float[N] for a regression, which has one output and squared error in place of
+            cross-entropy. Where N is below the setting's batch, all rows make one batch.
         key_hashes: uint64[N] (`data.draw.key_hashes`); with `seed` they decide the order and the drawn views.
         seed: initialisation, order and views.
 
@@ -50,19 +54,33 @@ def fit(setting: HeadSetting, features: Values, labels: Labels, key_hashes: Draw
     views = features if features.ndim == 3 else features[None]
     if not (isinstance(setting, NMTune) and setting.views == "pair"):
         views = views[:1]
-    classes, targets = np.unique(labels, return_inverse=True)
-    if len(targets) < 2:
-        raise HeadError(f"{len(targets)} sample(s) to fit a head on", expected="at least 2")
+    if len(labels) < 2:
+        raise HeadError(f"{len(labels)} sample(s) to fit a head on", expected="at least 2")
+    classes, targets, unit = _targets(setting, labels)
     with single_thread():
         shift, scale = _standardisation(views[0]) if setting.standardise else (None, None)
-        head = new_head(setting, views.shape[2], len(classes), seed)
-        fitted = FittedHead(setting, classes, head, shift, scale, ())
+        head = new_head(setting, views.shape[2], 1 if unit else len(classes), seed)
+        fitted = FittedHead(setting, classes, head, shift, scale, (), unit)
         batch = min(setting.batch, len(targets))
-        epochs = _epochs(setting, fitted.prepare(views), torch.from_numpy(targets), key_hashes, seed)
+        epochs = _epochs(setting, fitted.prepare(views), targets, key_hashes, seed)
         steps = optimise(head, setting, epochs, batch, len(targets) // batch)
         head.eval()
     means = [float(epoch.mean()) for epoch in steps]
-    return FittedHead(setting, classes, head, shift, scale, tuple(mean for mean in means if math.isfinite(mean)))
+    losses = tuple(mean for mean in means if math.isfinite(mean))
+    return FittedHead(setting, classes, head, shift, scale, losses, unit)
+
+
+def _targets(setting: HeadSetting, labels: Labels | Values) -> tuple[Labels, Tensor, tuple[float, float] | None]:
+    """Classes, targets [N], and of a regression the mean and deviation that its targets were standardised by."""
+    if labels.dtype.kind != "f":
+        classes, targets = np.unique(labels, return_inverse=True)
+        return classes.astype(np.int64, copy=False), torch.from_numpy(targets), None
+    mean, deviation = float(labels.mean(dtype=np.float64)), float(labels.std(dtype=np.float64)) or 1.0
+    return (
+        np.zeros(0, np.int64),
+        torch.from_numpy(((labels - mean) / deviation).astype(setting.dtype)),
+        (mean, deviation),
+    )
 
 
 def optimise(
@@ -97,20 +115,25 @@ def optimise(
 
 
 def objective(head: Head, setting: HeadSetting, first: Tensor, second: Tensor | None, targets: Tensor) -> Tensor | None:
-    """The loss of one step: cross-entropy, and for NMTune the three weighted regularisers (paper, equation 6).
+    """The loss of one step: cross-entropy (squared error of a regression), and for NMTune the three weighted
+    regularisers (paper, equation 6).
 
     Args:
         first: features [B, D] of one view; consistency holds Z against them.
         second: features of another view, or None. Both pass the head together, so that BatchNorm, cross-entropy,
             covariance and singular values see 2B rows; consistency takes Z of the second.
-        targets: class indices [B].
+        targets: class indices [B], or numbers [B] in the head's dtype.
 
     Returns:
         A scalar, or None where the singular values of a Z that is not finite were asked for.
     """
     rows = first if second is None else torch.cat([first, second])
     z, logits = head(rows)
-    loss = functional.cross_entropy(logits, targets if second is None else targets.repeat(2))
+    wanted = targets if second is None else targets.repeat(2)
+    if wanted.is_floating_point():
+        loss = functional.mse_loss(logits[:, 0], wanted)
+    else:
+        loss = functional.cross_entropy(logits, wanted)
     if not isinstance(setting, NMTune):
         return loss
     if setting.mse_weight:

@@ -27,10 +27,11 @@ class FittedHead:
 
     Attributes:
         setting: what it was fitted with.
-        classes: the label of each logit, ascending, int64[C]; those that occurred in training.
+        classes: the label of each logit, ascending, int64[C]; those that occurred in training. None of a regression.
         head: the module, in the setting's dtype.
         shift, scale: standardisation (f - shift) / scale of the features, [D] each, or None.
         losses: mean loss of each epoch. Shorter than `setting.epochs` if the fit diverged.
+        unit: of a regression, mean and deviation of the numbers that it was fitted to; its one logit is in that unit.
     """
 
     setting: HeadSetting
@@ -39,6 +40,7 @@ class FittedHead:
     shift: Tensor | None
     scale: Tensor | None
     losses: tuple[float, ...]
+    unit: tuple[float, float] | None = None
 
     @property
     def diverged(self) -> bool:
@@ -53,9 +55,12 @@ class FittedHead:
         """Logits [N, C] of features [N, D], columns as in `classes`."""
         return self._apply(features, lambda rows: self.head(rows)[1])
 
-    def predict(self, features: Values) -> Labels:
-        """The most likely label of each row of features [N, D], int64[N]."""
-        return self.classes[self.predict_logits(features).argmax(axis=1)]
+    def predict(self, features: Values) -> Labels | Values:
+        """The most likely label of each row of features [N, D], int64[N]; of a regression the number, float64[N]."""
+        logits = self.predict_logits(features)
+        if self.unit:
+            return logits[:, 0].astype(np.float64) * self.unit[1] + self.unit[0]
+        return self.classes[logits.argmax(axis=1)]
 
     def prepare(self, features: Values) -> Tensor:
         """Features [..., D] as the head takes them: a copy in its dtype, standardised where the setting says so."""
@@ -73,6 +78,7 @@ class FittedHead:
             "dim": self.head.classifier.in_features,
             "classes": self.classes.tolist(),
             "losses": list(self.losses),
+            **({"unit": list(self.unit)} if self.unit else {}),
         }
         (directory / "head.json").write_text(json.dumps(facts, indent=1))
 
@@ -83,9 +89,10 @@ class FittedHead:
         tensors = load_file(directory / "head.safetensors")
         shift, scale = tensors.pop("standardise.shift", None), tensors.pop("standardise.scale", None)
         setting, classes = parse_setting(facts["setting"]), np.array(facts["classes"], dtype=np.int64)
-        head = new_head(setting, facts["dim"], len(classes), seed=0).eval()
+        unit = tuple(facts["unit"]) if "unit" in facts else None
+        head = new_head(setting, facts["dim"], 1 if unit else len(classes), seed=0).eval()
         head.load_state_dict(tensors)
-        return cls(setting, classes, head, shift, scale, tuple(facts["losses"]))
+        return cls(setting, classes, head, shift, scale, tuple(facts["losses"]), unit)
 
     def _apply(self, features: Values, function: Callable[[Tensor], Tensor]) -> Values:
         with single_thread(), torch.no_grad():

@@ -10,6 +10,7 @@ Names and roles:
     extract/given             features (the user's files)
     spectrum/ENCODER          extract
     heads/ENCODER             extract
+    shards/task/TASK, extract/ENCODER/TASK, spectrum/..., heads/...    the same for each of the job's tasks
     report                    every artifact it shows, under the name of its stage
 
 Data given by path is hashed by its content (dataset.json's digest, a file's sha256), never by where it lies. It enters
@@ -31,6 +32,8 @@ from nml_ray.study.job import DOWNSTREAM, VALIDATION, Job
 from nml_ray.study.plan import Given
 from nml_ray.study.stage import Resources, Stage
 
+from nml_ray.study.task_data import TaskData, open_tasks
+from nml_ray.tasks.config import TaskSettings
 VERSIONS: Mapping[str, int] = {
     "shards": 2,
     "ledger": 1,
@@ -85,16 +88,18 @@ class _Expansion:
         self.given: dict[str, Given] = {}
         self.shards: dict[str, str] = {}  # split to the stage that has it
 
+        self.tasks: dict[str, TaskData] = {}
     def study(self) -> Study:
         self.data()
         arms = self.arms()
         encoders = [*self.pretrained(arms), *self.given_encoders()]
-        if self.job.extracts():
+        if self.job.extracts_data():
             for encoder in encoders:
                 self.extract(encoder)
         if self.job.features:
+        self.on_tasks(encoders)
             encoders.append(self.given_features())
-        measured = encoders if self.job.extracts() else encoders[-1:] if self.job.features else []
+        measured = encoders if self.job.extracts_data() else encoders[-1:] if self.job.features else []
         for encoder in measured:
             self.measure(encoder)
         self.report(encoders)
@@ -146,7 +151,7 @@ class _Expansion:
 
     def uses_downstream(self) -> bool:
         zero_shot = self.job.pretrain.zero_shot() if self.job.pretrain else None
-        return self.job.extracts() or bool(zero_shot and zero_shot.split in DOWNSTREAM)
+        return self.job.extracts_data() or bool(zero_shot and zero_shot.split in DOWNSTREAM)
 
     def arms(self) -> list[NoiseArm]:
         noise, pretrain = self.job.noise, self.job.pretrain
@@ -216,16 +221,29 @@ class _Expansion:
     def transforms(self) -> list[str]:
         return list(self.job.spectrum.transforms) if self.job.spectrum else []
 
+        splits = self.job.extracted_splits()
+        self.extract_from(encoder, encoder.name, self.shards[splits[0]], splits, "all")
+
+    def extract_from(self, encoder: _Encoder, name: str, shards: str, splits: Sequence[str], group: str) -> None:
     def extract(self, encoder: _Encoder) -> None:
         chosen = (self.job.extract or ExtractSettings()).model_dump(mode="json")
         settings = {
-            "extract": {**chosen, "splits": list(self.job.extracted_splits())},
+            "extract": {**chosen, "splits": list(splits)},
             "transforms": self.transforms(),
             "threads": self.job.threads,
         }
-        downstream = self.shards[self.job.extracted_splits()[0]]
-        inputs = {"shards": downstream, "encoder": encoder.stage}
-        self.add(f"extract/{encoder.name}", "extract", settings, inputs, "all")
+        self.add(f"extract/{name}", "extract", settings, {"shards": shards, "encoder": encoder.stage}, group)
+
+    def on_tasks(self, encoders: Sequence[_Encoder]) -> None:
+        """Every task's shards, and for every encoder features, spectra and heads of it."""
+        for task in open_tasks(self.job.tasks, self.job.run):
+            name = task.settings.name
+            self.tasks[name] = task
+            shards = self.add_given(f"shards/task/{name}", "shards", {"given": task.identity}, task.links)
+            for encoder in encoders:
+                place = f"{encoder.name}/{name}"
+                self.extract_from(encoder, place, shards, tuple(task.links), f"task-{name}")
+                self.measure_features(place, {"task": task.facts})
 
     def given_features(self) -> _Encoder:
         features = self.job.features
@@ -238,33 +256,69 @@ class _Expansion:
         return _Encoder("given", "", "0", features.name, 0)
 
     def measure(self, encoder: _Encoder) -> None:
-        inputs = {"extract": f"extract/{encoder.name}"}
+        self.measure_features(encoder.name, {})
+
+    def measure_features(self, name: str, task: Mapping[str, Any]) -> None:
+        inputs = {"extract": f"extract/{name}"}
         if self.job.spectrum:
-            self.add(f"spectrum/{encoder.name}", "spectrum", {"transforms": self.transforms()}, inputs, "all")
+            self.add(f"spectrum/{name}", "spectrum", {"transforms": self.transforms()}, inputs, "all")
         if self.job.heads:
-            settings = {"heads": self.job.heads.model_dump(mode="json"), "threads": self.job.threads}
-            self.add(f"heads/{encoder.name}", "heads", settings, inputs, "all")
+            settings = {"heads": self.job.heads.hashed(), "threads": self.job.threads, **task}
+            self.add(f"heads/{name}", "heads", settings, inputs, "all")
 
     def report(self, encoders: Sequence[_Encoder]) -> None:
         arms = [(encoder, roles) for encoder in encoders if (roles := self.shown(encoder))]
-        if not arms:
+        tasks = {name: self.on_task(name, encoders) for name in self.tasks}
+        if not arms and not any(tasks.values()):
             return
-        inputs = {name: name for _, roles in arms for name in roles.values()}
-        inputs |= {name: name for name in self.shards.values()}
+        shown = [roles for one in (arms, *tasks.values()) for _, roles in one]
+        inputs = {name: name for roles in shown for name in roles.values()}
+        inputs |= {name: name for name in (*self.shards.values(), *(f"shards/task/{name}" for name in tasks))}
         settings = {
             "name": self.job.name,
             "title": self.job.title or self.job.name,
-            "arms": [
-                {"ratio": encoder.ratio, "kind": encoder.kind, "seed": encoder.seed, "roles": roles}
-                for encoder, roles in arms
-            ],
+            "arms": _arms(arms),
             "data": dict(self.shards),
+        if tasks:
+            settings["tasks"] = [
+                {**_account(self.tasks[name].settings), "shards": f"shards/task/{name}", "arms": _arms(found)}
+                for name, found in tasks.items()
+            ]
         }
         self.add("report", "report", settings, inputs)
+    def on_task(self, task: str, encoders: Sequence[_Encoder]) -> "list[tuple[_Encoder, dict[str, str]]]":
+        """The encoders that were measured on a task, with the stages that the report shows of them."""
+        made = {stage.name for stage in self.stages}
+        found = []
+        for encoder in encoders:
+            roles = {kind: f"{kind}/{encoder.name}/{task}" for kind in ("spectrum", "heads")}
+            roles = {kind: name for kind, name in roles.items() if name in made}
+            if roles:
+                found.append((encoder, {**({"ledger": encoder.ledger} if encoder.ledger else {}), **roles}))
+        return found
+
 
     def shown(self, encoder: _Encoder) -> dict[str, str]:
         """The stages that the report shows of an encoder, by role; none where there is only a ledger."""
         made = {stage.name for stage in self.stages}
         roles = {kind: f"{kind}/{encoder.name}" for kind in ("pretrain", "spectrum", "heads")}
         roles = {kind: name for kind, name in roles.items() if name in made}
+
+
+def _arms(shown: Sequence[tuple[_Encoder, dict[str, str]]]) -> list[dict[str, Any]]:
+    return [
+        {"ratio": encoder.ratio, "kind": encoder.kind, "seed": encoder.seed, "roles": roles} for encoder, roles in shown
+    ]
+
+
+def _account(task: TaskSettings) -> dict[str, Any]:
+    """What the report says of a task."""
+    return {
+        "name": task.name,
+        "title": task.title or task.name,
+        "metric": task.metric,
+        "chance": task.chance,
+        "counts_for": list(task.counts_for()),
+        "ood": list(task.ood),
+    }
         return {"ledger": encoder.ledger, **roles} if roles and encoder.ledger else roles

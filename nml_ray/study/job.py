@@ -63,6 +63,8 @@ class RunSettings(Settings):
     """Most that it may hold, such as 200GB, of all jobs and processes of a machine together."""
 
     @field_validator("trackers")
+    task_data: str = "task_data"
+    """Directory, or URL, below which the shard sets of `tasks` lie."""
     @classmethod
     def _are_installed(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
         if missing := missing_tracker(names):
@@ -118,7 +120,7 @@ class Job(Settings):
     def _has_what_it_needs(self) -> Self:
         self._check_data()
         self._check_features()
-        if self.extracts():
+        if self.extracts_data():
             self._check_splits()
         self._check_workers()
         return self
@@ -133,6 +135,8 @@ class Job(Settings):
             workers = self.run.workers if self.pretrain else 1
             each = f"{self.threads} computing thread(s)"
             if self.pretrain or self.extracts():
+    tasks: tuple[str, ...] = ()
+    """Downstream tasks beside the splits of `data`: names of ready ones (`nml-ray tasks list`), or task files."""
                 each += f" and {self.run.decode_threads} decoding"
             need = f"{workers} worker(s) of {each} need {self.least_cpus()}"
             raise Misplaced(f"{self.run.cpus} CPUs are too few: {need}", "run", "cpus")
@@ -172,7 +176,7 @@ class Job(Settings):
 
     def _check_data(self) -> None:
         user = "pretrain" if self.pretrain else "encoders" if self.encoders else "noise" if self.noise else ""
-        if user and self.data is None:
+        if user and self.data is None and not (user == "encoders" and self.tasks):
             raise Misplaced(f"'{user}' needs images: add a section 'data', such as data: {{icons: {{}}}}", user)
         if (self.pretrain or self.noise) and "pretrain" not in self.given_splits():
             raise Misplaced(f"'{user}' needs a training set: add data.shards.pretrain", user)
@@ -185,6 +189,10 @@ class Job(Settings):
             self._check_objective(self.pretrain)
 
     def _check_objective(self, pretrain: PretrainSettings) -> None:
+    def extracts_data(self) -> bool:
+        """Whether features of the splits of `data` are extracted: with `tasks` only where they are one task more."""
+        return self.extracts() and (not self.tasks or not set(DOWNSTREAM[:3]) - set(self.extracted_splits()))
+
         swaps = self.noise is not None and self.noise.kind == "caption_swap"
         if pretrain.objective == "supervised" and swaps:
             raise Misplaced(
@@ -232,3 +240,7 @@ def read_job(path: Path, assignments: tuple[str, ...] = (), name: str = "") -> t
     """
     document = override(load(path, name), assignments)
     return validate(Job, document), document
+        if self.tasks and not encoders:
+            raise Misplaced("'tasks' need an encoder: add a section 'pretrain' or 'encoders'", "tasks")
+        if self.tasks and not self.extracts():
+            raise Misplaced("nothing uses 'tasks': add a section 'extract', 'spectrum' or 'heads'", "tasks")

@@ -38,7 +38,7 @@ def dataset_identity(split: str, directory: Path | Link, layout: bool) -> dict[s
     Raises:
         UserError: no such directory, no tars, or tars that cannot be indexed; an object store that cannot be reached.
     """
-    info = _any_info(split, directory)
+    info = any_info(split, directory)
     file = f"{directory}/dataset.json"
     try:
         identity = {"digest": info["digest"], "classes": len(info["classes"])}  # noise and heads depend on K
@@ -54,7 +54,7 @@ def refuse_other_classes(directories: Mapping[str, Path | Link]) -> None:
     Raises:
         UserError: the class names of two splits differ.
     """
-    found = {split: _any_info(split, place).get("classes") for split, place in directories.items()}
+    found = {split: any_info(split, place).get("classes") for split, place in directories.items()}
     classes = {split: list(names) for split, names in found.items() if names}
     first, *others = classes or {"": []}
     for split in others:
@@ -87,7 +87,8 @@ def refuse_full_order(directory: Path | Link) -> None:
         )
 
 
-def _any_info(split: str, directory: Path | Link) -> dict[str, Any]:
+def any_info(split: str, directory: Path | Link) -> dict[str, Any]:
+    """What dataset.json holds; local tars are indexed first where there is none. Raises as `dataset_identity`."""
     return _info(directory) if isinstance(directory, Link) else _local_info(split, directory)
 
 

@@ -3,18 +3,15 @@
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nml_ray.data.draw import Draws, key_hashes
-from nml_ray.features.store import read_split
 from nml_ray.heads.config import HeadSetting, HeadsSettings, parse_setting
 from nml_ray.storage.artifact import Artifact, Store
 from nml_ray.storage.digest import digest_of
+from nml_ray.sweep import splits
 from nml_ray.sweep.trials import Trial
 from nml_ray.tasks import metrics
 
@@ -22,19 +19,26 @@ VERSION = 1
 """Raised when a fit's result changes for the same setting, so that old trials no longer count."""
 
 
-def head_trials(settings: HeadsSettings, features: Artifact, store: Store, prefix: str) -> list[Trial]:
-    """One trial for every setting and head seed on one encoder's features, seeds of a setting side by side.
+def head_trials(
+    settings: HeadsSettings, features: Artifact, store: Store, prefix: str, task: Mapping[str, Any] = splits.PLAIN
+) -> list[Trial]:
+    """One trial for every fraction, setting and head seed on one encoder's features, seeds of a setting side by side.
 
-    A fit computes on one thread whatever the process is set to, so the number of threads is no part of its digest.
+    A fit computes on one thread whatever the process is set to, so the number of threads is no part of its digest; a
+    task and a fraction are where there is one.
     """
     trials = []
-    for number, setting in enumerate(settings.expand()):
-        data = setting.model_dump(mode="json")
-        for seed in settings.seeds:
-            digest = digest_of({"version": VERSION, "features": features.digest, "setting": data, "seed": seed})[:16]
-            payload = {"store": str(store.root), "features": str(features.path), "setting": data, "seed": seed}
-            name = f"{prefix}/{search_name(setting)}/{number}/seed-{seed}"
-            trials.append(Trial(name, digest, payload))
+    part = {name: value for name, value in task.items() if name != "ood"}  # read with the chosen heads only
+    for share in settings.fractions:
+        what = {**({"task": part} if part else {}), **({"fraction": share} if share != "1" else {})}
+        for number, setting in enumerate(settings.expand()):
+            data = setting.model_dump(mode="json")
+            for seed in settings.seeds:
+                identity = {"version": VERSION, "features": features.digest, "setting": data, "seed": seed, **what}
+                place = {"store": str(store.root), "features": str(features.path)}
+                thinned = f"/{share}" if share != "1" else ""
+                name = f"{prefix}/{search_name(setting)}{thinned}/{number}/seed-{seed}"
+                trials.append(Trial(name, digest_of(identity)[:16], {**place, "setting": data, "seed": seed, **what}))
     return trials
 
 
@@ -61,10 +65,12 @@ def fit_trial(trial: Trial) -> None:
 def _fit(payload: Mapping[str, Any], target: Path) -> dict[str, Any]:
     from nml_ray.heads.fit import fit
 
-    train, validation = (_split(payload["features"], split) for split in ("train", "validation"))
+    task, directory = payload.get("task", splits.PLAIN), Path(payload["features"])
+    train = splits.read(directory, "train", task, payload.get("fraction", "1"))
+    validation = splits.read(directory, "validation", task)
     fitted = fit(parse_setting(payload["setting"]), train.values, train.labels, train.hashes, payload["seed"])
     fitted.save(target)
-    scores = metrics.scores(validation.labels, fitted.predict(validation.values))
+    scores = metrics.scores(validation.labels, fitted.predict(validation.values), task.get("metric", "accuracy"))
     return {"validation": dict.fromkeys(scores, 0.0) if fitted.diverged else scores, "diverged": fitted.diverged}
 
 
@@ -78,6 +84,7 @@ class TrialResult:
     path: Path
     validation: dict[str, float]
     diverged: bool
+    fraction: str = "1"
 
 
 def trial_results(trials: Sequence[Trial], store: Store) -> list[TrialResult]:
@@ -90,7 +97,13 @@ def trial_results(trials: Sequence[Trial], store: Store) -> list[TrialResult]:
         setting = parse_setting(trial.payload["setting"])
         results.append(
             TrialResult(
-                setting, trial.payload["seed"], trial.digest, artifact.path, record["validation"], record["diverged"]
+                setting,
+                trial.payload["seed"],
+                trial.digest,
+                artifact.path,
+                record["validation"],
+                record["diverged"],
+                trial.payload.get("fraction", "1"),
             )
         )
     return results
@@ -100,22 +113,23 @@ class AllDiverged(RuntimeError):
     """A search has no setting to choose."""
 
 
-def choose(results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
-    """For each search the setting with the best mean validation accuracy over head seeds: its results, one a seed.
+def choose(results: Sequence[TrialResult], metric: str = "accuracy") -> dict[str, list[TrialResult]]:
+    """For each search the setting with the best mean validation score over head seeds: its results, one a seed.
 
-    Of equal settings the first counts. A setting that diverged with any seed is out.
+    A search is chosen in for each data fraction apart. Of equal settings the first counts. A setting that diverged with
+    any seed is out.
 
     Raises:
         AllDiverged: every setting of a search diverged.
     """
-    by_setting: dict[HeadSetting, list[TrialResult]] = {}
+    by_setting: dict[tuple[HeadSetting, str], list[TrialResult]] = {}
     for result in results:
-        by_setting.setdefault(result.setting, []).append(result)
+        by_setting.setdefault((result.setting, result.fraction), []).append(result)
     chosen: dict[str, list[TrialResult]] = {}
-    for setting, group in by_setting.items():
-        name = search_name(setting)
+    for (setting, share), group in by_setting.items():
+        name = search_name(setting) + ("" if share == "1" else f", fraction {share}")
         best = chosen.setdefault(name, [])
-        if not any(result.diverged for result in group) and (not best or _mean(group) > _mean(best)):
+        if not any(result.diverged for result in group) and (not best or _mean(group, metric) > _mean(best, metric)):
             chosen[name] = group
     lost = [name for name, group in chosen.items() if not group]
     if lost:
@@ -123,19 +137,5 @@ def choose(results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
     return chosen
 
 
-def _mean(group: Sequence[TrialResult]) -> float:
-    return float(np.mean([result.validation["accuracy"] for result in group]))
-
-
-@dataclass(frozen=True)
-class _Split:
-    values: NDArray[Any]
-    labels: NDArray[np.int64]
-    hashes: Draws
-
-
-@lru_cache(maxsize=4)
-def _split(directory: str, split: str) -> _Split:
-    """A split of one artifact, kept for the next trial of this process."""
-    features = read_split(Path(directory), split)
-    return _Split(features.values, features.labels, key_hashes(features.keys))
+def _mean(group: Sequence[TrialResult], metric: str) -> float:
+    return float(np.mean([result.validation[metric] for result in group]))

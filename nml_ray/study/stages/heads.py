@@ -2,7 +2,8 @@
 
 Leaves in each artifact
 
-    trials.parquet   every trial: head, preset, setting (JSON), head_seed, validation scores, diverged, trial, chosen
+    trials.parquet   every trial: head, preset, setting (JSON), head_seed, fraction of the training samples, validation
+                     scores (of the task's `metric` too), diverged, trial, chosen
     results.json     a list, for each chosen head and head seed the fields of `HeadScore`
 """
 
@@ -10,25 +11,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nml_ray.analysis import spectrum
 from nml_ray.analysis.results import HeadScore
 from nml_ray.config.cores import whole_cores
-from nml_ray.features.store import Features, read_split
+from nml_ray.config.errors import UserError
 from nml_ray.heads.config import HeadsSettings
 from nml_ray.storage.atomic import read_json, write_json
 from nml_ray.storage.digest import canonical_json
 from nml_ray.study.task import Context, Task
+from nml_ray.sweep import splits
 from nml_ray.sweep.heads import AllDiverged, TrialResult, choose, fit_trial, head_trials, trial_results
 from nml_ray.sweep.trials import Trial, TrialsFailed, run_inline, unfinished
-from nml_ray.tasks import metrics
+from nml_ray.tasks import metrics, subset
+from nml_ray.tasks.config import ood_split
 
 TRIALS_FILE = "trials.parquet"
 RESULTS_FILE = "results.json"
 MEASURED = ("test", "ood")
-"""Splits that are read once, with the chosen heads, and whose Z has its spectrum taken."""
+"""Splits that are read once, with the chosen heads, and whose Z has its spectrum taken; of a task its sets of other
+domains in place of `ood`, which is their mean."""
 
 
 _SCHEMA = pa.schema(
@@ -37,8 +42,11 @@ _SCHEMA = pa.schema(
         "preset": pa.string(),
         "setting": pa.string(),
         "head_seed": pa.uint64(),
+        "fraction": pa.string(),
         "validation_accuracy": pa.float64(),
         "validation_macro_f1": pa.float64(),
+        "metric": pa.string(),
+        "validation": pa.float64(),
         "diverged": pa.bool_(),
         "trial": pa.string(),
         "chosen": pa.bool_(),
@@ -76,11 +84,16 @@ def read_scores(path: Path) -> list[HeadScore]:
 
 
 def _trials(task: Task, context: Context) -> list[Trial]:
-    features = task.inputs["extract"]
-    for split in ("train", "validation"):
-        read_split(features.path, split)  # a mistake in the features is told before any worker starts
+    features, name = task.inputs["extract"], task.stage.name
+    splits.check(features.path, _task(task), name)
     settings = HeadsSettings.model_validate(task.stage.settings["heads"])
-    return head_trials(settings, features, context.store, task.stage.name)
+    return head_trials(settings, features, context.store, name, _task(task))
+
+
+def _task(task: Task) -> Mapping[str, Any]:
+    """What the stage knows of its downstream task; see `splits.PLAIN`."""
+    found: Mapping[str, Any] = task.stage.settings.get("task", splits.PLAIN)
+    return found
 
 
 def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: Context) -> dict[str, str]:
@@ -115,28 +128,55 @@ def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: 
 
 
 def _finish(task: Task, results: Sequence[TrialResult]) -> None:
-    chosen = [result for group in choose(results).values() for result in group]
-    _write_trials(task.attempt.path / TRIALS_FILE, results, {result.digest for result in chosen})
-    directory = task.inputs["extract"].path
-    splits = {split: read_split(directory, split) for split in MEASURED if (directory / split).is_dir()}
-    write_json(task.attempt.path / RESULTS_FILE, [_entry(result, splits) for result in chosen])
-    task.attempt.finish(trials=len(results), chosen=len(chosen))
+    facts, directory = _task(task), task.inputs["extract"].path
+    metric = facts.get("metric", "accuracy")
+    chosen = [result for group in choose(results, metric).values() for result in group]
+    _write_trials(task.attempt.path / TRIALS_FILE, results, {result.digest for result in chosen}, metric)
+    names = ["test", *map(ood_split, facts["ood"])] if facts else [s for s in MEASURED if (directory / s).is_dir()]
+    measured = {split: _measured(directory, split, facts) for split in names}
+    write_json(task.attempt.path / RESULTS_FILE, [_entry(result, measured, facts) for result in chosen])
+    samples = {split: len(features.labels) for split, features in measured.items()} if facts else {}
+    task.attempt.finish(trials=len(results), chosen=len(chosen), **({"samples": samples} if samples else {}))
 
 
-def _entry(result: TrialResult, splits: Mapping[str, Features]) -> dict[str, Any]:
+def _measured(directory: Path, split: str, facts: Mapping[str, Any]) -> splits.Split:
+    """A split with those of its samples whose class is one of train's."""
+    found, groups = splits.read(directory, split, facts), _groups(facts, split)
+    if groups is None:
+        return found
+    known = np.flatnonzero(subset.kept(found.labels, groups))
+    if not len(known):
+        raise UserError("no sample of a class of train", where=f"{directory}, {split}", expected="at least one")
+    return found.take(known)
+
+
+def _groups(facts: Mapping[str, Any], split: str) -> subset.Groups | None:
+    found: subset.Groups | None = facts.get("ood", {}).get(split.removeprefix(ood_split("")))
+    return found
+
+
+def _entry(result: TrialResult, measured: Mapping[str, splits.Split], facts: Mapping[str, Any]) -> dict[str, Any]:
     from nml_ray.heads.fitted import FittedHead
 
     fitted = FittedHead.load(result.path)
     scores, spectra = {"validation": result.validation}, {}
-    for split, features in splits.items():
-        scores[split] = metrics.scores(features.labels, fitted.predict(features.values))
+    for split, features in measured.items():
+        groups = _groups(facts, split)
+        if groups is None:
+            predicted = fitted.predict(features.values)
+        else:
+            predicted = subset.predict(fitted.predict_logits(features.values), fitted.classes, groups)
+        scores[split] = metrics.scores(features.labels, predicted, facts.get("metric", "accuracy"))
         spectra[split] = _spectra(fitted.transform(features.values))
+    if other := [found for split, found in scores.items() if split.startswith(ood_split(""))]:
+        scores["ood"] = {name: float(np.mean([found[name] for found in other])) for name in other[0]}
     return {
         "head": result.setting.head,
         "head_seed": result.seed,
         "settings": result.setting.model_dump(mode="json"),
         "scores": scores,
         "spectra": spectra,
+        **({"fraction": result.fraction} if result.fraction != "1" else {}),
     }
 
 
@@ -154,15 +194,18 @@ def _spectra(z: Any) -> dict[str, Any]:
     return found
 
 
-def _write_trials(path: Path, results: Sequence[TrialResult], chosen: set[str]) -> None:
+def _write_trials(path: Path, results: Sequence[TrialResult], chosen: set[str], metric: str) -> None:
     rows = [
         {
             "head": result.setting.head,
             "preset": result.setting.preset,
             "setting": canonical_json(result.setting.model_dump(mode="json")),
             "head_seed": result.seed,
-            "validation_accuracy": result.validation["accuracy"],
-            "validation_macro_f1": result.validation["macro_f1"],
+            "fraction": result.fraction,
+            "validation_accuracy": result.validation.get("accuracy"),
+            "validation_macro_f1": result.validation.get("macro_f1"),
+            "metric": metric,
+            "validation": result.validation[metric],
             "diverged": result.diverged,
             "trial": result.digest,
             "chosen": result.digest in chosen,
