@@ -66,13 +66,16 @@ class Given:
     numbers: Sequence[Readback | None]
 
 
-def train_group(plan: GroupPlan, world: World, report: Report) -> list[ArmOutcome]:
+def train_group(
+    plan: GroupPlan, world: World, report: Report, wanted: Callable[[], bool] | None = None
+) -> list[ArmOutcome]:
     """Train every arm of a group to its end, from the last checkpoint that all of them have.
 
-    `report(done, total, unit)` is told how far the run is. An arm whose loss is not finite ends alone.
+    `report(done, total, unit)` is told how far the run is. `wanted`, where there is one, is asked after each step
+    whether a checkpoint is to be made now. An arm whose loss is not finite ends alone.
     """
     torch.set_num_threads(plan.threads)
-    run = _Run(plan, world, report)
+    run = _Run(plan, world, report, wanted)
     try:
         run.train()
     finally:
@@ -83,8 +86,8 @@ def train_group(plan: GroupPlan, world: World, report: Report) -> list[ArmOutcom
 class _Run:
     """One group in training on one worker."""
 
-    def __init__(self, plan: GroupPlan, world: World, report: Report) -> None:
-        self.plan, self.world, self.report = plan, world, report
+    def __init__(self, plan: GroupPlan, world: World, report: Report, wanted: Callable[[], bool] | None = None) -> None:
+        self.plan, self.world, self.report, self.wanted = plan, world, report, wanted
         self.settings = settings = PretrainSettings.model_validate(plan.settings)
         dataset = Dataset.open(Path(plan.data))
         self.schedule = Schedule(
@@ -134,7 +137,8 @@ class _Run:
             set_replayed_aside(attempt, start)
         self._settle_best()
         telemetry = self._telemetry(attempts if rank_zero else [], start)
-        pace = Pace(self.plan.checkpoint_steps or self.epoch_steps, self.plan.checkpoint_minutes, self.world)
+        steps = self.plan.checkpoint_steps or self.epoch_steps
+        pace = Pace(steps, self.plan.checkpoint_minutes, self.world, self.wanted)
         with closing(telemetry), Committer(self.world.size, self.plan.keep_checkpoints) as committer:
             for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
                 self._give(step, microbatches)

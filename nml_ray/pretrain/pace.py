@@ -1,5 +1,6 @@
-"""When checkpoints are made: by steps and by time, after the same step on every worker."""
+"""When checkpoints are made: by steps, by time and on demand, after the same step on every worker."""
 
+from collections.abc import Callable
 from time import monotonic
 
 import torch
@@ -8,24 +9,29 @@ from nml_ray.pretrain.world import World
 
 
 class Pace:
-    """Every `steps` steps, and as soon as `minutes` have passed since the last checkpoint (0: never for that).
+    """Every `steps` steps, as soon as `minutes` have passed since the last checkpoint (0: never for that), and when
+    `wanted`, which is asked after each step, says so.
 
-    Clocks differ, so rank 0's counts; the others learn what it says from one number that is summed at each step.
+    Clocks differ, so rank 0's counts, and `wanted` is asked there; the others learn what it says from one number that
+    is summed at each step.
     """
 
-    def __init__(self, steps: int, minutes: float, world: World) -> None:
-        self._steps, self._seconds, self._world = steps, 60 * minutes, world
+    def __init__(self, steps: int, minutes: float, world: World, wanted: Callable[[], bool] | None = None) -> None:
+        self._steps, self._seconds, self._world, self._wanted = steps, 60 * minutes, world, wanted
         self._since = monotonic()
 
     def due(self, step: int) -> bool:
         """Whether there is to be one after `step` steps; all workers ask after each step."""
-        due = step % self._steps == 0 or self._time_is_up()
+        due = step % self._steps == 0 or self._is_called_for()
         if due:
             self._since = monotonic()
         return due
 
-    def _time_is_up(self) -> bool:
-        if not self._seconds:
+    def _is_called_for(self) -> bool:
+        if not self._seconds and self._wanted is None:
             return False
-        up = self._world.rank == 0 and monotonic() - self._since >= self._seconds
-        return bool(self._world.sum_(torch.tensor([float(up)])).item())
+        now = self._world.rank == 0 and (self._time_is_up() or (self._wanted is not None and self._wanted()))
+        return bool(self._world.sum_(torch.tensor([float(now)])).item())
+
+    def _time_is_up(self) -> bool:
+        return self._seconds > 0 and monotonic() - self._since >= self._seconds

@@ -4,6 +4,8 @@ The worker's own errors come back as values, so that Ray retries only what a ret
 """
 
 import shutil
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,58 +13,118 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.autoscaler.sdk import request_resources
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from nml_ray.config.errors import UserError
+from nml_ray.pretrain.capacity import Need, Node, Workers, refuse_too_few, room
 from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name, progress_of
 from nml_ray.storage.artifact import Attempt
 
-RETRIES = 3  # worker deaths that a run survives
-STARTS = 2  # failed starts of the worker group; Ray's own default tries for ever
+RETRIES = 3  # worker deaths that a run survives; an elastic one, in a row without a checkpoint between
+STARTS = 2  # failed starts of the worker group, each after a minute; Ray's own default tries for ever
+RESIZE_SECONDS = 60.0  # between two looks whether there is room for more workers; a resize costs about half a minute
+PATIENCE = 180.0  # seconds that an elastic run waits for nodes in place of those that it lost
+WAIT_POLL = 5.0  # seconds between two looks at a cluster that is to grow
 
 
-def train_on_ray(plan: GroupPlan, workers: int, storage: str) -> list[ArmOutcome]:
-    """Train a group on `workers` Ray workers that reserve `plan.cpus` each, and a GPU for device cuda.
+def need_of(plan: GroupPlan) -> Need:
+    """What a worker of the plan reserves."""
+    return Need(plan.cpus, 1 if plan.device == "cuda" else 0)
 
-    `storage` is a directory for Ray's own files.
+
+def alive_nodes() -> list[Node]:
+    """What each node of the cluster has in all."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def refuse_or_await(need: Need, workers: Workers, minutes: float) -> Sequence[Node]:
+    """The cluster's nodes, once they have room for the least workers.
 
     Raises:
-        UserError: a mistake of the user's that a worker found, or fewer GPUs than workers.
+        UserError: they have none after `minutes`.
+    """
+    until = time.monotonic() + 60 * minutes
+    while room(alive_nodes(), need) < workers.least and time.monotonic() < until:
+        request_resources(bundles=[need.resources()] * workers.least)  # Ray Train asks for its own once it runs
+        time.sleep(WAIT_POLL)
+    nodes = alive_nodes()
+    if minutes and room(nodes, need) < workers.least:
+        request_resources(bundles=[])
+    refuse_too_few(nodes, need, workers)
+    return nodes
+
+
+def train_on_ray(plan: GroupPlan, workers: Workers, storage: str, wait_minutes: float = 0) -> list[ArmOutcome]:
+    """Train a group on Ray workers that reserve `plan.cpus` each, and a GPU for device cuda.
+
+    Args:
+        plan: of the group.
+        workers: how many; an elastic run takes what there is room for, and follows the cluster while it runs.
+        storage: a directory for Ray's own files.
+        wait_minutes: to wait for nodes to come.
+
+    Raises:
+        UserError: a mistake of the user's that a worker found; too few CPUs or GPUs.
         ray.train.TrainingFailedError: workers died more often than is retried.
     """
+    need = need_of(plan)
+    refuse_or_await(need, workers, wait_minutes)
     on_gpu = plan.device == "cuda"
-    if on_gpu and (gpus := ray.cluster_resources().get("GPU", 0)) < workers:
-        raise UserError(f"the cluster has {gpus:g} GPUs", where="run.device: cuda", expected=f"one a worker: {workers}")
+    elastic = workers.least < workers.most
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=asdict(plan),
+        train_loop_config={"plan": asdict(plan), "elastic": elastic},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=(workers.least, workers.most) if elastic else workers.most,
             use_gpu=on_gpu,
-            resources_per_worker={"CPU": plan.cpus, **({"GPU": 1} if on_gpu else {})},
+            resources_per_worker=need.resources(),
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         run_config=RunConfig(
             name=attempt_name(plan),
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=STARTS),
+            failure_config=_failures(elastic, wait_minutes),
+            callbacks=[_steward(plan, wait_minutes)] if elastic else [],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    returned: Any = trainer.fit().return_value
+    try:
+        returned: Any = trainer.fit().return_value
+    except TrainingFailedError:
+        refuse_too_few(alive_nodes(), need, workers)  # says what is missing where nodes were lost
+        raise
     shutil.rmtree(Path(storage) / attempt_name(plan), ignore_errors=True)  # Ray's own; ours lies in the attempts
     if "user_error" in returned:
         raise UserError(returned["user_error"])
     return [ArmOutcome(**outcome) for outcome in returned["outcomes"]]
 
 
+def _failures(elastic: bool, wait_minutes: float) -> FailureConfig:
+    """What Ray retries; in an elastic run the steward counts."""
+    if elastic:
+        return FailureConfig(max_failures=-1, controller_failure_limit=-1)
+    return FailureConfig(max_failures=RETRIES, controller_failure_limit=STARTS + round(wait_minutes))
+
+
+def _steward(plan: GroupPlan, wait_minutes: float) -> Any:
+    from nml_ray.pretrain.steward import Steward
+
+    first, last = Path(plan.arms[0].attempt), Path(plan.arms[-1].attempt)
+    return Steward(first, last, RETRIES, max(PATIENCE, 60 * wait_minutes))
+
+
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    from torch.distributed import destroy_process_group
+
     from nml_ray.pretrain.loop import train_group
+    from nml_ray.pretrain.notice import Notice
     from nml_ray.pretrain.world import World
 
-    plan = GroupPlan.from_data(config)
+    plan = GroupPlan.from_data(config["plan"])
     if plan.device == "cuda":
         plan = replace(plan, device=str(ray.train.torch.get_device()))
     context = ray.train.get_context()
@@ -70,10 +132,18 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     first = Attempt(Path(plan.arms[0].attempt))
     if first.failure:  # what a worker of this attempt left before Ray started the group again
         return {"user_error": first.failure}
+    wanted = Notice(first.path) if config["elastic"] else None
     try:
-        return {"outcomes": [asdict(outcome) for outcome in train_group(plan, world, progress_of(plan))]}
+        return {"outcomes": [asdict(outcome) for outcome in train_group(plan, world, progress_of(plan), wanted)]}
     except UserError as error:
         if world.size == 1:
             return {"user_error": str(error)}
         first.fail(str(error))
-        raise  # the other workers wait for this one in a collective; only its death frees them
+        if plan.device != "cpu":
+            raise  # the other workers wait for this one in a collective; only its death frees them
+        destroy_process_group()  # the others, who wait in a collective, then fail in it
+        return {"user_error": str(error)}
+    except RuntimeError:
+        if first.failure:
+            return {"user_error": first.failure}
+        raise

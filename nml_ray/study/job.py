@@ -1,7 +1,7 @@
 """The job file: what is made, from what, and how it is run. Every section but the name may be left out."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,8 +30,12 @@ class RunSettings(Settings):
     """Directory of all artifacts and studies; a relative one is below the current directory."""
     cpus: Count | None = None
     """CPUs that Ray may hand out; all of the machine's when left out. A worker takes `threads` + `decode_threads`."""
-    workers: Count = 1
-    """Workers of one pre-training run (data parallel)."""
+    workers: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = 1
+    """Workers of one pre-training run (data parallel). `[MIN, MAX]`: as many as the cluster has room for, and while the
+    run goes on more as nodes come, fewer as they go. `--inline` computes with one worker, whatever is said here."""
+    wait_minutes: Annotated[float, Field(ge=0)] = 0
+    """Minutes that pre-training waits for a cluster that grows by itself to have room for its workers (MIN of them);
+    0 refuses at once."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where pre-training computes; under Ray each worker takes one GPU for `cuda`."""
     arms: Literal["shared", "sweep"] = "shared"
@@ -70,6 +74,30 @@ class RunSettings(Settings):
         if missing := missing_tracker(names):
             raise ValueError(missing)
         return names
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_a_number_or_two(cls, workers: Any) -> Any:
+        if not (isinstance(workers, int) or (isinstance(workers, list) and len(workers) == 2)):
+            raise ValueError("workers are a whole number, or [MIN, MAX]")
+        return workers
+
+    @field_validator("workers")
+    @classmethod
+    def _is_a_range(cls, workers: int | list[int]) -> int | list[int]:
+        if isinstance(workers, list) and workers[0] > workers[1]:
+            raise ValueError(f"MIN {workers[0]} is more than MAX {workers[1]}")
+        return workers
+
+    @property
+    def least_workers(self) -> int:
+        """The fewest workers that a pre-training run goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The most workers that a pre-training run takes."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @model_validator(mode="after")
     def _can_go_back(self) -> Self:
@@ -126,13 +154,13 @@ class Job(Settings):
         return self
 
     def _check_workers(self) -> None:
-        if self.pretrain and self.run.workers > (most := self.pretrain.microbatches()):
+        if self.pretrain and self.run.most_workers > (most := self.pretrain.microbatches()):
             cut = f"a batch of {self.pretrain.batch} is cut into {most} microbatch(es)"
             raise Misplaced(
-                f"{cut}, too few for {self.run.workers} workers: lower pretrain.microbatch", "run", "workers"
+                f"{cut}, too few for {self.run.most_workers} workers: lower pretrain.microbatch", "run", "workers"
             )
         if self.run.cpus is not None and self.run.cpus < self.least_cpus():
-            workers = self.run.workers if self.pretrain else 1
+            workers = self.run.least_workers if self.pretrain else 1
             each = f"{self.threads} computing thread(s)"
             if self.pretrain or self.extracts():
     tasks: tuple[str, ...] = ()
@@ -145,7 +173,7 @@ class Job(Settings):
         """CPUs that Ray must have to hand out for the largest stage; a smaller machine shares its own among them."""
         with_images = self.threads + self.run.decode_threads
         if self.pretrain:
-            return self.run.workers * with_images
+            return self.run.least_workers * with_images
         return with_images if self.extracts() else self.threads
 
     def given_splits(self) -> tuple[str, ...]:

@@ -1,53 +1,39 @@
 """The noise-ratio sweep: each arm is a Ray Tune trial, and each trial a Ray Train run of its own."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import ray
-
 from nml_ray.config.errors import UserError
+from nml_ray.pretrain.capacity import Workers, trials_at_once
 from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name
-from nml_ray.pretrain.trainer import train_on_ray
-from nml_ray.storage.atomic import read_json, write_json
+from nml_ray.pretrain.trainer import need_of, refuse_or_await, train_on_ray
+from nml_ray.storage.atomic import write_json
 from nml_ray.sweep.trials import Trial, TrialsFailed
 from nml_ray.sweep.tune import run_trials
 
-OUTCOMES = "outcomes.json"
+RESULT = "outcomes.json"
 
 # A trial's own process only waits for its Train run, which reserves its CPUs in a placement group that Tune does not
 # count. Tune refuses a trial without resources; this one every head node has, and it keeps drivers on a safe node.
 DRIVER = {"node:__internal_head__": 0.001}
 
 
-def concurrency(cpus: float, workers: int, each: int) -> int:
-    """How many trials of some workers, each with its CPUs, fit a cluster at once.
-
-    Raises:
-        UserError: not one fits; it would stay pending for ever.
-    """
-    needed = workers * each
-    if cpus < needed:
-        raise UserError(
-            f"the cluster has {cpus:g} CPUs, a trial of {workers} worker(s) x {each} CPUs does not fit",
-            where="run.arms: sweep",
-            expected=f"at least {needed} CPUs, or fewer threads, decode_threads or workers",
-        )
-    return int(cpus // needed)
-
-
-def train_as_trials(plans: Sequence[GroupPlan], workers: int, storage: str) -> list[ArmOutcome]:
+def train_as_trials(
+    plans: Sequence[GroupPlan], workers: Workers, storage: str, wait_minutes: float = 0
+) -> Iterator[ArmOutcome]:
     """Train every plan as a trial; an arm's failure is its outcome, and leaves the others running.
 
     Resuming needs nothing of Tune's: finished arms are artifacts and never come here, others have checkpoints.
+
+    Raises:
+        UserError: a trial fits nowhere; or, after the outcomes, a mistake of the user's that one ran into.
     """
-    cluster = ray.cluster_resources()
-    at_once = concurrency(cluster.get("CPU", 0), workers, plans[0].cpus)
-    if plans[0].device == "cuda":
-        at_once = max(1, min(at_once, int(cluster.get("GPU", 0) // workers)))  # too few for one: its run says so
-    trials = [
-        Trial(attempt_name(plan), "", {"plan": asdict(plan), "workers": workers, "storage": storage}) for plan in plans
-    ]
+    need = need_of(plans[0])
+    at_once = trials_at_once(refuse_or_await(need, workers, wait_minutes), need, workers)
+    shared = {"workers": asdict(workers), "storage": storage}
+    trials = [Trial(attempt_name(plan), "", {"plan": asdict(plan), **shared}) for plan in plans]
     reasons: dict[str, str] = {}
     try:
         name = f"sweep-{attempt_name(plans[0])}"
@@ -57,16 +43,29 @@ def train_as_trials(plans: Sequence[GroupPlan], workers: int, storage: str) -> l
         )
     except TrialsFailed as failed:
         reasons = failed.reasons
-    return [outcome for plan in plans for outcome in _outcomes(plan, reasons.get(attempt_name(plan), ""))]
+    mistakes = []
+    for plan in plans:
+        if reason := reasons.get(attempt_name(plan)):
+            yield from (ArmOutcome(arm.name, {}, reason) for arm in plan.arms)
+            continue
+        result = json.loads(_result(plan).read_bytes())
+        if "user_error" in result:
+            mistakes.append(result["user_error"])
+        else:
+            yield from (ArmOutcome(**outcome) for outcome in result["outcomes"])
+    if mistakes:
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
 
 
 def _train(trial: Trial) -> None:
     plan = GroupPlan.from_data(trial.payload["plan"])
-    outcomes = train_on_ray(plan, trial.payload["workers"], trial.payload["storage"])
-    write_json(Path(plan.arms[0].attempt) / OUTCOMES, [asdict(outcome) for outcome in outcomes])
+    try:
+        outcomes = train_on_ray(plan, Workers(**trial.payload["workers"]), trial.payload["storage"])
+    except UserError as error:
+        write_json(_result(plan), {"user_error": str(error)})
+    else:
+        write_json(_result(plan), {"outcomes": [asdict(outcome) for outcome in outcomes]})
 
 
-def _outcomes(plan: GroupPlan, reason: str) -> list[ArmOutcome]:
-    if reason:
-        return [ArmOutcome(arm.name, {}, reason) for arm in plan.arms]
-    return [ArmOutcome(**outcome) for outcome in read_json(Path(plan.arms[0].attempt) / OUTCOMES)]
+def _result(plan: GroupPlan) -> Path:
+    return Path(plan.arms[0].attempt) / RESULT

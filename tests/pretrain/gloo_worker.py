@@ -1,6 +1,7 @@
 """One worker of a data-parallel run, as a process of its own: python gloo_worker.py RENDEZVOUS RANK SIZE PLAN [STOP]
 
-Rank 0 dies by SIGKILL once it has reported STOP images; the others then fail in their next collective.
+Rank 0 dies by SIGKILL once it has reported STOP images; the others then fail in their next collective. With
+TELL_EVERY_STEP in the environment telemetry has a line for each step.
 """
 
 import json
@@ -8,16 +9,21 @@ import os
 import signal
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed
 
+from nml_ray.pretrain import telemetry
 from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.plan import GroupPlan
 from nml_ray.pretrain.world import World
 
 
 def main() -> None:
-    rendezvous, rank, size, plan = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    rendezvous, rank, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    plan = GroupPlan.from_data(json.loads(sys.argv[4]))
+    if "TELL_EVERY_STEP" in os.environ:
+        telemetry.EVERY_SECONDS = 0
     stop = float(sys.argv[5]) if len(sys.argv) > 5 else float("inf")
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
@@ -27,8 +33,10 @@ def main() -> None:
         if done >= stop:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    outcomes = train_group(GroupPlan.from_data(json.loads(plan)), World(rank, size), report)
+    outcomes = train_group(plan, World(rank, size), report)
     assert not any(outcome.error for outcome in outcomes)
+    for arm, outcome in zip(plan.arms, outcomes, strict=True) if rank == 0 else ():
+        (Path(arm.attempt) / "facts.json").write_text(json.dumps(outcome.facts))
     torch.distributed.destroy_process_group()
 
 

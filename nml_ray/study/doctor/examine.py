@@ -228,7 +228,7 @@ def _pretraining(
     found.rates = Rates(
         cores=found.cores.usable,
         memory=0.8 * found.memory.available,
-        workers=run.workers,
+        workers=run.least_workers,  # those that are sure
         threads=job.threads,
         decode_threads=run.decode_threads,
         read_random=read_random,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nml_ray.pretrain.best import BEST
+from nml_ray.pretrain.capacity import Workers
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.resume import FOLDER, checkpoints, companies
 from nml_ray.study.job import VALIDATION
@@ -94,14 +95,15 @@ def _train(plans: Sequence[GroupPlan], context: Context) -> Iterable[ArmOutcome]
     if context.inline:
         return (outcome for plan in plans for outcome in _train_inline(plan))
     context.start_ray()
-    storage = str(context.store.root / "ray")
-    if context.run.arms == "sweep":
+    run, storage = context.run, str(context.store.root / "ray")
+    workers = Workers(run.least_workers, run.most_workers)
+    if run.arms == "sweep":
         from nml_ray.sweep.arms import train_as_trials
 
-        return train_as_trials(plans, context.run.workers, storage)
+        return train_as_trials(plans, workers, storage, run.wait_minutes)
     from nml_ray.pretrain.trainer import train_on_ray
 
-    return (outcome for plan in plans for outcome in train_on_ray(plan, context.run.workers, storage))
+    return (outcome for plan in plans for outcome in train_on_ray(plan, workers, storage, run.wait_minutes))
 
 
 def _train_inline(plan: GroupPlan) -> list[ArmOutcome]:

@@ -1,0 +1,77 @@
+"""What the controller of an elastic Ray Train run is taught: a class that runs inside that actor.
+
+By itself Ray resizes a run at any step, counts all deaths of weeks against one limit, decides on nodes as they were up
+to 20 seconds ago, and waits for ever where too few are left.
+"""
+
+import contextlib
+import time
+from pathlib import Path
+
+import ray
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import (
+    ResizingState,
+    RestartingState,
+    RunningState,
+    TrainControllerState,
+)
+
+from nml_ray.pretrain.notice import ask, newest
+
+SETTLE_SECONDS = 2.0  # from a worker's death until Ray knows that its node is dead too
+ASK_SECONDS = 60.0  # most that a resize waits for a checkpoint
+LOOK_EVERY = 0.5  # seconds between two looks at a cluster with too few nodes
+
+
+class Steward(ControllerCallback):
+    """Has a checkpoint made before a resize, and ends a run that gets nowhere.
+
+    Args:
+        first, last: attempts of the group's first and last arm.
+        deaths: of workers in a row, without a checkpoint between, that the run survives.
+        patience: seconds without running workers after which it ends.
+    """
+
+    def __init__(self, first: Path, last: Path, deaths: int, patience: float) -> None:
+        self._first, self._last, self._most, self._patience = first, last, deaths, patience
+        self._deaths, self._progress = 0, ""
+        self._ran: float | None = None
+
+    def after_controller_state_update(self, previous: TrainControllerState, current: TrainControllerState) -> None:
+        """Follow the run; an error raised here ends it."""
+        if isinstance(current, RunningState):
+            self._ran = None
+            return
+        if isinstance(current, ResizingState):
+            ask(self._first, self._last, ASK_SECONDS)
+        if isinstance(current, RestartingState) and current is not previous:
+            self._count(current.training_failed_error)
+            _look_again()
+        if current is previous:  # the policy found too few nodes; it asks again at once
+            time.sleep(LOOK_EVERY)
+        self._be_patient()
+
+    def _count(self, error: Exception) -> None:
+        if not isinstance(error, WorkerGroupError):
+            return
+        reached = newest(self._last)
+        self._deaths = self._deaths + 1 if reached == self._progress else 1
+        self._progress = reached
+        if self._deaths > self._most:
+            raise error
+
+    def _be_patient(self) -> None:
+        now = time.monotonic()
+        self._ran = self._ran or now
+        if now - self._ran > self._patience:
+            raise TimeoutError(f"no workers could be started for {self._patience:.0f} s")
+
+
+def _look_again() -> None:
+    """Have Ray reserve anew on the nodes that are left; it looks by itself only every 20 seconds."""
+    time.sleep(SETTLE_SECONDS)
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(get_or_create_autoscaling_coordinator().get_reserved_resources.remote("", True), timeout=10)
