@@ -31,9 +31,9 @@ from nml_ray.study import sources
 from nml_ray.study.job import DOWNSTREAM, VALIDATION, Job
 from nml_ray.study.plan import Given
 from nml_ray.study.stage import Resources, Stage
-
 from nml_ray.study.task_data import TaskData, open_tasks
 from nml_ray.tasks.config import TaskSettings
+
 VERSIONS: Mapping[str, int] = {
     "shards": 2,
     "ledger": 1,
@@ -87,8 +87,8 @@ class _Expansion:
         self.stages: list[Stage] = []
         self.given: dict[str, Given] = {}
         self.shards: dict[str, str] = {}  # split to the stage that has it
-
         self.tasks: dict[str, TaskData] = {}
+
     def study(self) -> Study:
         self.data()
         arms = self.arms()
@@ -96,8 +96,8 @@ class _Expansion:
         if self.job.extracts_data():
             for encoder in encoders:
                 self.extract(encoder)
-        if self.job.features:
         self.on_tasks(encoders)
+        if self.job.features:
             encoders.append(self.given_features())
         measured = encoders if self.job.extracts_data() else encoders[-1:] if self.job.features else []
         for encoder in measured:
@@ -221,11 +221,11 @@ class _Expansion:
     def transforms(self) -> list[str]:
         return list(self.job.spectrum.transforms) if self.job.spectrum else []
 
+    def extract(self, encoder: _Encoder) -> None:
         splits = self.job.extracted_splits()
         self.extract_from(encoder, encoder.name, self.shards[splits[0]], splits, "all")
 
     def extract_from(self, encoder: _Encoder, name: str, shards: str, splits: Sequence[str], group: str) -> None:
-    def extract(self, encoder: _Encoder) -> None:
         chosen = (self.job.extract or ExtractSettings()).model_dump(mode="json")
         settings = {
             "extract": {**chosen, "splits": list(splits)},
@@ -279,13 +279,14 @@ class _Expansion:
             "title": self.job.title or self.job.name,
             "arms": _arms(arms),
             "data": dict(self.shards),
+        }
         if tasks:
             settings["tasks"] = [
                 {**_account(self.tasks[name].settings), "shards": f"shards/task/{name}", "arms": _arms(found)}
                 for name, found in tasks.items()
             ]
-        }
         self.add("report", "report", settings, inputs)
+
     def on_task(self, task: str, encoders: Sequence[_Encoder]) -> "list[tuple[_Encoder, dict[str, str]]]":
         """The encoders that were measured on a task, with the stages that the report shows of them."""
         made = {stage.name for stage in self.stages}
@@ -297,12 +298,12 @@ class _Expansion:
                 found.append((encoder, {**({"ledger": encoder.ledger} if encoder.ledger else {}), **roles}))
         return found
 
-
     def shown(self, encoder: _Encoder) -> dict[str, str]:
         """The stages that the report shows of an encoder, by role; none where there is only a ledger."""
         made = {stage.name for stage in self.stages}
         roles = {kind: f"{kind}/{encoder.name}" for kind in ("pretrain", "spectrum", "heads")}
         roles = {kind: name for kind, name in roles.items() if name in made}
+        return {"ledger": encoder.ledger, **roles} if roles and encoder.ledger else roles
 
 
 def _arms(shown: Sequence[tuple[_Encoder, dict[str, str]]]) -> list[dict[str, Any]]:
@@ -321,4 +322,3 @@ def _account(task: TaskSettings) -> dict[str, Any]:
         "counts_for": list(task.counts_for()),
         "ood": list(task.ood),
     }
-        return {"ledger": encoder.ledger, **roles} if roles and encoder.ledger else roles

@@ -63,12 +63,12 @@ class RunSettings(Settings):
     shard_cache: str = ""
     """Directory on each machine's own disk that keeps tars of object stores; the user's cache directory when left
     out."""
+    task_data: str = "task_data"
+    """Directory, or URL, below which the shard sets of `tasks` lie."""
     shard_cache_size: str = DEFAULT_SIZE
     """Most that it may hold, such as 200GB, of all jobs and processes of a machine together."""
 
     @field_validator("trackers")
-    task_data: str = "task_data"
-    """Directory, or URL, below which the shard sets of `tasks` lie."""
     @classmethod
     def _are_installed(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
         if missing := missing_tracker(names):
@@ -135,6 +135,8 @@ class Job(Settings):
     """Encoders to extract features from that are there already, instead of or beside pre-trained ones."""
     extract: ExtractSettings | None = None
     """Extract the downstream images' features; done with defaults where `spectrum` or `heads` need it."""
+    tasks: tuple[str, ...] = ()
+    """Downstream tasks beside the splits of `data`: names of ready ones (`nml-ray tasks list`), or task files."""
     spectrum: SpectrumSettings | None = None
     """Measure the singular-value spectra of the features."""
     features: GivenFeatures | None = None
@@ -163,8 +165,6 @@ class Job(Settings):
             workers = self.run.least_workers if self.pretrain else 1
             each = f"{self.threads} computing thread(s)"
             if self.pretrain or self.extracts():
-    tasks: tuple[str, ...] = ()
-    """Downstream tasks beside the splits of `data`: names of ready ones (`nml-ray tasks list`), or task files."""
                 each += f" and {self.run.decode_threads} decoding"
             need = f"{workers} worker(s) of {each} need {self.least_cpus()}"
             raise Misplaced(f"{self.run.cpus} CPUs are too few: {need}", "run", "cpus")
@@ -188,6 +188,10 @@ class Job(Settings):
         """Whether features are extracted: asked for, or needed by spectra or heads of encoders."""
         has_encoder = self.pretrain is not None or bool(self.encoders)
         return has_encoder and any((self.extract, self.spectrum, self.heads))
+
+    def extracts_data(self) -> bool:
+        """Whether features of the splits of `data` are extracted: with `tasks` only where they are one task more."""
+        return self.extracts() and (not self.tasks or not set(DOWNSTREAM[:3]) - set(self.extracted_splits()))
 
     def extracted_splits(self) -> tuple[str, ...]:
         """The splits whose features are extracted."""
@@ -217,10 +221,6 @@ class Job(Settings):
             self._check_objective(self.pretrain)
 
     def _check_objective(self, pretrain: PretrainSettings) -> None:
-    def extracts_data(self) -> bool:
-        """Whether features of the splits of `data` are extracted: with `tasks` only where they are one task more."""
-        return self.extracts() and (not self.tasks or not set(DOWNSTREAM[:3]) - set(self.extracted_splits()))
-
         swaps = self.noise is not None and self.noise.kind == "caption_swap"
         if pretrain.objective == "supervised" and swaps:
             raise Misplaced(
@@ -243,6 +243,10 @@ class Job(Settings):
             raise Misplaced("'extract' needs an encoder: add a section 'pretrain' or 'encoders'", "extract")
         if self.features and not (self.heads or self.spectrum):
             raise Misplaced("nothing uses 'features': add a section 'heads' or 'spectrum'", "features")
+        if self.tasks and not encoders:
+            raise Misplaced("'tasks' need an encoder: add a section 'pretrain' or 'encoders'", "tasks")
+        if self.tasks and not self.extracts():
+            raise Misplaced("nothing uses 'tasks': add a section 'extract', 'spectrum' or 'heads'", "tasks")
         if self.encoders and not self.extracts():
             raise Misplaced("nothing uses 'encoders': add a section 'extract', 'spectrum' or 'heads'", "encoders")
 
@@ -268,7 +272,3 @@ def read_job(path: Path, assignments: tuple[str, ...] = (), name: str = "") -> t
     """
     document = override(load(path, name), assignments)
     return validate(Job, document), document
-        if self.tasks and not encoders:
-            raise Misplaced("'tasks' need an encoder: add a section 'pretrain' or 'encoders'", "tasks")
-        if self.tasks and not self.extracts():
-            raise Misplaced("nothing uses 'tasks': add a section 'extract', 'spectrum' or 'heads'", "tasks")
