@@ -1,12 +1,14 @@
 """Encoders by name: `small_resnet`, `torchvision:NAME`, `timm:NAME`, `open_clip:NAME`; those a pre-training left.
 
 An encoder maps normalised images [N, channels, size, size] to features [N, dim]; it carries its `dim` and its `input`.
+One of texts maps tokens [N, 2, L]. Models of transformers, which are made from files alone: `models.transformer`.
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +17,11 @@ from torch import Tensor, nn
 
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.models import openclip
-from nml_ray.models.config import EncoderSettings
+from nml_ray.models.config import CHECKPOINT, TRANSFORMERS, EncoderSettings
 from nml_ray.models.preprocess import InputSpec
-from nml_ray.models.pretrained import load_weights
+from nml_ray.models.pretrained import load_weights, renamed
 from nml_ray.models.small_resnet import build_small_resnet
+from nml_ray.models.tokens import TextSpec
 
 SETTINGS_FILE = "encoder.json"
 WEIGHTS_FILE = "encoder.safetensors"
@@ -36,6 +39,20 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.backbone(images)
         return features.flatten(1)
+
+
+class TextEncoder(nn.Module):
+    """Tokens int64 [N, 2, L] (see `models.tokens`) -> features [N, dim]."""
+
+    def __init__(self, backbone: nn.Module, dim: int, spec: TextSpec) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dim = dim
+        self.input = spec
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.backbone(tokens)
+        return features
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ def build_encoder(settings: EncoderSettings, seed: int = 0) -> Encoder:
     return assembled(backbone, settings)
 
 
-def load_encoder(directory: Path) -> Encoder:
+def load_encoder(directory: Path) -> Encoder | TextEncoder:
     """The encoder that pre-training left: `encoder.json` (settings, dim, mean, std) and `encoder.safetensors`.
 
     The weights may be named as the encoder's own parameters or as those of its backbone.
@@ -88,6 +105,10 @@ def load_encoder(directory: Path) -> Encoder:
     """
     description = read_description(directory)
     settings = description.settings
+    if settings.name.startswith(TRANSFORMERS):
+        from nml_ray.models.transformer import load_transformer
+
+        return load_transformer(directory)
     family, name = _family(settings.name)
     with seeded(0):
         backbone = family.build(name, settings)
@@ -144,14 +165,21 @@ def encoder_names() -> list[str]:
 
 
 def check_name(full_name: str) -> None:
-    """Raises `UserError` where there is no encoder of that name."""
-    _family(full_name)
+    """Raises `UserError` where there is no encoder of that name. Names of `transformers:` models are free."""
+    if full_name != CHECKPOINT and not full_name.startswith(TRANSFORMERS):
+        _family(full_name)
 
 
 def _family(full_name: str) -> tuple[Family, str]:
     prefix, _, name = full_name.rpartition(":")
     family = FAMILIES.get(prefix)
-    if family is None or (name not in family.names() and name.split(".")[0] not in family.names()):
+    if full_name == CHECKPOINT or full_name.startswith(TRANSFORMERS):
+        raise UserError(
+            f"{full_name} cannot be pre-trained here",
+            where="encoder.name",
+            expected="it as one of the job's `encoders`",
+        )
+    if family is None or not {name, name.split(".")[0], name.split("/")[0]} & set(family.names()):
         raise UserError(
             f"there is no encoder '{full_name}'",
             where="encoder.name",
@@ -271,7 +299,8 @@ def _timm(name: str, settings: EncoderSettings) -> Backbone:
     )
     heads = published.get("classifier") or ()
     dim = cast(int, getattr(module, "head_hidden_size", None) or module.num_features)
-    return Backbone(module, dim, spec, (heads,) if isinstance(heads, str) else tuple(heads))
+    choose = partial(renamed, list(module.state_dict()))
+    return Backbone(module, dim, spec, (heads,) if isinstance(heads, str) else tuple(heads), choose)
 
 
 def _open_clip(name: str, settings: EncoderSettings) -> Backbone:
@@ -281,7 +310,7 @@ def _open_clip(name: str, settings: EncoderSettings) -> Backbone:
 def open_clip_backbone(tower: nn.Module, name: str, settings: EncoderSettings) -> Backbone:
     """The image tower of an open_clip model; its features are those that meet the texts, before they are scaled."""
     _require_rgb(settings)
-    spec = InputSpec(3, settings.size, resize=settings.size, **_statistics(settings, *openclip.statistics()))
+    spec = InputSpec(3, settings.size, resize=settings.size, **_statistics(settings, *openclip.statistics(name)))
     return Backbone(tower, openclip.image_dim(name), spec, choose=openclip.of_image_tower)
 
 

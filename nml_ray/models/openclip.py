@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nml_ray.config.errors import UserError
+from nml_ray.config.errors import UserError, nearest_name
 
 VISUAL = "visual."
 TEXT = "text."
@@ -37,6 +37,33 @@ def _is_bundled(name: str, config: Mapping[str, Any]) -> bool:
     return not fetched and "text_cfg" in config and "multimodal_cfg" not in config and "siglip" not in name.lower()
 
 
+def configuration(name: str) -> Mapping[str, Any]:
+    """The configuration of NAME, or of NAME/TAG, whose tag names published weights."""
+    return configurations()[name.partition("/")[0]]
+
+
+def published(name: str) -> Mapping[str, Any]:
+    """What open_clip knows of the published weights of NAME/TAG; nothing for a name without tag.
+
+    Raises:
+        UserError: there are no such weights.
+    """
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    base, _, tag = name.partition("/")
+    if not tag:
+        return {}
+    if not (found := get_pretrained_cfg(base, tag)):
+        tags = [f"open_clip:{base}/{known}" for known in list_pretrained_tags_by_model(base)]
+        raise UserError(
+            f"no weights of open_clip:{base} are published as '{tag}'",
+            where="encoder.name",
+            expected=", ".join(tags) or f"open_clip:{base}",
+            nearest=nearest_name(f"open_clip:{name}", tags),
+        )
+    return found
+
+
 def build_model(name: str, size: int, context: int | None = None) -> nn.Module:
     """A model with `visual`, `text` and `logit_scale`, its weights drawn from torch's global generator.
 
@@ -45,8 +72,10 @@ def build_model(name: str, size: int, context: int | None = None) -> nn.Module:
     """
     from open_clip.model import CustomTextCLIP
 
-    config = copy.deepcopy(dict(configurations()[name]))
+    config = copy.deepcopy(dict(configuration(name)))
     config.pop(_APART, None)
+    if published(name).get("quick_gelu"):
+        config["quick_gelu"] = True
     config["vision_cfg"] |= {"image_size": size, "timm_model_pretrained": False}
     if context:
         config["text_cfg"]["context_length"] = context
@@ -59,19 +88,20 @@ def build_model(name: str, size: int, context: int | None = None) -> nn.Module:
 
 def image_dim(name: str) -> int:
     """Dimensions of the space where a model's images and texts meet."""
-    return int(configurations()[name]["embed_dim"])
+    return int(configuration(name)["embed_dim"])
 
 
 def context_length(name: str) -> int:
     """Tokens of a caption that a model takes."""
-    return int(configurations()[name]["text_cfg"].get("context_length", 77))
+    return int(configuration(name)["text_cfg"].get("context_length", 77))
 
 
-def statistics() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the images that untrained models of open_clip expect."""
+def statistics(name: str = "") -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the images that a model expects; where it is untrained, those of OpenAI's."""
     from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
-    return OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+    known = published(name)
+    return tuple(known.get("mean", OPENAI_DATASET_MEAN)), tuple(known.get("std", OPENAI_DATASET_STD))
 
 
 def of_image_tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,6 +119,6 @@ def as_published(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `with_text_apart`: names under which `open_clip.create_model(name, pretrained=...)` loads them."""
     return (
         dict(tensors)
-        if configurations()[name].get(_APART)
+        if configuration(name).get(_APART)
         else {own.removeprefix(TEXT): tensor for own, tensor in tensors.items()}
     )

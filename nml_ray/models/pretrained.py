@@ -74,6 +74,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return _unwrapped(content, path)
 
 
+def renamed(names: Sequence[str], tensors: Tensors) -> Tensors:
+    """Tensors of an EfficientNet under timm's names, where they have those of the package efficientnet_pytorch.
+
+    Both list the same tensors in the same order; `names` are the encoder's, which has no classifier.
+    """
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("_fc.")}
+    if next(iter(own), "") != "_conv_stem.weight" or len(own) != len(names):
+        return dict(tensors)
+    return dict(zip(names, own.values(), strict=True))
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -26,6 +26,7 @@ from nml_ray.config.document import plain
 from nml_ray.data.config import NoiseArm, NoiseSettings
 from nml_ray.features.config import ExtractSettings
 from nml_ray.models.config import EncoderSettings
+from nml_ray.models.given import given_files
 from nml_ray.storage.link import Link
 from nml_ray.study import sources
 from nml_ray.study.job import DOWNSTREAM, VALIDATION, Job
@@ -196,15 +197,13 @@ class _Expansion:
         return encoders
 
     def weights(self, encoder: EncoderSettings, owner: str) -> tuple[dict[str, Any], dict[str, str]]:
-        """Settings with the weights' sha256 instead of their path, and the role `weights` of a link to the file."""
-        settings = encoder.model_dump(mode="json")
-        if encoder.weights is None:
+        """Settings with the weights' sha256 instead of their path, and the role `weights` of links to their files."""
+        settings, links = encoder.hashed(), given_files(encoder)
+        if not links:
             return settings, {}
-        path = Path(encoder.weights)
-        settings["weights"] = f"sha256:{sources.file_digest(path, 'weights')}"
-        link = {f"weights{path.suffix}": path}
+        settings["weights"] = f"sha256:{sources.files_digest(links, 'weights')}"
         return settings, {
-            "weights": self.add_given(f"weights/{owner}", "weights", {"digest": settings["weights"]}, link)
+            "weights": self.add_given(f"weights/{owner}", "weights", {"digest": settings["weights"]}, links)
         }
 
     def given_encoders(self) -> list[_Encoder]:

@@ -132,6 +132,16 @@ def file_digest(path: Path, what: str) -> str:
         raise UserError(f"cannot be read ({error.strerror})", where=f"{what}: {path}", expected="a file") from None
 
 
+def files_digest(paths: Mapping[str, Path], what: str) -> str:
+    """sha256 of one file, or of the names and digests of several.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    digests = {name: file_digest(path, what) for name, path in paths.items()}
+    return next(iter(digests.values())) if len(digests) == 1 else digest_of(digests)
+
+
 def feature_links(paths: Mapping[str, Path]) -> dict[str, Path]:
     """The files of given features under the names of their splits; labels beside .npy files follow them."""
     links = {}
