@@ -42,26 +42,36 @@ class Uploads:
         """What is complete once all copies so far are; None where they are already."""
         if self._stream is None:
             return None
-        event = torch.cuda.Event(blocking=True)  # sleeps: the decoders need the core
-        event.record(self._stream)
-        return event
+        with torch.cuda.stream(self._stream):
+            return computed(self.device)
+
+
+def host_memory(tensor: Tensor) -> Tensor:
+    """Memory on the host for copies of a tensor, laid out as it is; page-locked where the tensor is on a GPU."""
+    return torch.empty_like(
+        tensor, device="cpu", memory_format=torch.preserve_format, requires_grad=False, pin_memory=tensor.is_cuda
+    )
+
+
+def computed(device: torch.device) -> Completion | None:
+    """What is complete once the device has done all that it was given so far; None where it has already."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(blocking=True)  # sleeps: the decoders need the core
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 class Readback:
     """A copy of a tensor that the device may still be computing, on its way to the host."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        if tensor.is_cuda:
-            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._host.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event(blocking=True)
-            self._event.record(torch.cuda.current_stream(tensor.device))
-        else:
-            self._host = tensor.detach().clone()
+        self._host = host_memory(tensor)
+        self._host.copy_(tensor.detach(), non_blocking=True)
+        self._event = computed(tensor.device)
 
     def read(self) -> NDArray[np.generic]:
         """Its values; waits for the device to have come so far."""
-        if self._event is not None:
+        if self._event:
             self._event.synchronize()
         return self._host.numpy()

@@ -263,5 +263,5 @@ def average_buffers(model: nn.Module, world: World) -> None:
     if world.size == 1 or not buffers:
         return
     flat = world.sum_(torch.cat([buffer.reshape(-1) for buffer in buffers])) / world.size
-    for buffer, part in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(part.view_as(buffer))
+    parts = flat.split([buffer.numel() for buffer in buffers])
+    torch._foreach_copy_(buffers, [part.view_as(buffer) for buffer, part in zip(buffers, parts, strict=True)])

@@ -29,8 +29,9 @@ class WeightAverage(Generic[Model]):
         real = [name for name, value in newest.items() if value.is_floating_point()]
         share = 1 - average_decay(step, self._settings)
         torch._foreach_lerp_([average[name] for name in real], [newest[name] for name in real], share)
-        for name in newest.keys() - set(real):
-            average[name].copy_(newest[name])
+        counts = [name for name in newest if name not in set(real)]
+        if counts:
+            torch._foreach_copy_([average[name] for name in counts], [newest[name] for name in counts])
 
 
 def average_decay(step: int, settings: AverageSettings) -> float:

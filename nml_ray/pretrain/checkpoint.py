@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nml_ray.data.loader import Completion
+from nml_ray.models.transfer import computed, host_memory
 from nml_ray.pretrain.arm import BaseArm
 from nml_ray.pretrain.best import keep_best
 from nml_ray.pretrain.resume import FOLDER, checkpoint_name, committed
@@ -33,6 +34,7 @@ class Snapshot:
     Attributes:
         tensors: in `Memory`, until the arm's next snapshot.
         best: it is the best one so far, and kept for that.
+        copied: when the copies are there, where a GPU still makes them.
     """
 
     attempt: Path
@@ -40,6 +42,7 @@ class Snapshot:
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
     best: bool = False
+    copied: Completion | None = None
 
     @classmethod
     def of(
@@ -56,13 +59,13 @@ class Snapshot:
         `state` is plain data that is not changed afterwards.
         """
         scale = arm.scale.state() if arm.scale else None
-        copied = {"step": step, "counts": arm.counts.tolist(), "loss_scale": scale, **state}
+        plain = {"step": step, "counts": arm.counts.tolist(), "loss_scale": scale, **state}
         tensors = {"model": arm.model.state_dict(), "optimiser": arm.optimiser.state()}
         if arm.average:
             tensors["average"] = arm.average.model.state_dict()
         for file, values in tensors.items():
             _copy(values, memory.setdefault(file, {}))
-        return cls(attempt, step, memory, copied, best)
+        return cls(attempt, step, memory, plain, best, computed(arm.gradients.device))
 
     @property
     def directory(self) -> Path:
@@ -75,6 +78,8 @@ class Snapshot:
 
     def write(self) -> None:
         """Put everything on storage, aside."""
+        if self.copied:
+            self.copied.synchronize()
         shutil.rmtree(self._aside, ignore_errors=True)
         self._aside.mkdir(parents=True)
         for file, values in self.tensors.items():
@@ -113,5 +118,5 @@ def _copy(tensors: Mapping[str, Tensor], memory: dict[str, Tensor]) -> None:
     as long (a ResNet-50 under AdamW)."""
     for name, tensor in tensors.items():
         if name not in memory:
-            memory[name] = torch.empty_like(tensor, device="cpu", memory_format=torch.preserve_format)
-        memory[name].copy_(tensor.detach())
+            memory[name] = host_memory(tensor)
+        memory[name].copy_(tensor.detach(), non_blocking=True)

@@ -15,6 +15,7 @@ from nml_ray.data.order import validation_order
 from nml_ray.data.reader import ShardReader
 from nml_ray.models.decoding import Decoder, form
 from nml_ray.models.preprocess import InputSpec, normalised
+from nml_ray.models.transfer import sent
 from nml_ray.pretrain.world import World
 
 Predict = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> logits [N, K]
@@ -56,7 +57,7 @@ class Validation:
         """
         order, weights = validation_order(len(self.dataset.good), self.batch, world.rank, world.size)
         numbers = self.dataset.good[order]
-        sums = torch.zeros((len(models), 4), dtype=torch.float64)
+        sums = torch.zeros((len(models), 4), dtype=torch.float64, device=self.device)
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(self.threads, thread_name_prefix="validation"))
             reader = stack.enter_context(closing(ShardReader(self.dataset)))
@@ -65,19 +66,20 @@ class Validation:
             batches = decoder.batches(numbers.reshape(-1), self.batch)
             for batch, row, weight in zip(batches, numbers, torch.from_numpy(weights), strict=True):
                 images = normalised(batch[form(self.spec)], self.spec, self.device)
-                labels = torch.from_numpy(self.dataset.label[row]).long().to(self.device)
-                sums += torch.stack([_sums(predict(images), labels, weight.to(self.device)) for predict in models])
-        world.sum_(sums)
+                labels = sent(torch.from_numpy(self.dataset.label[row]).long(), self.device)
+                counted = sent(weight, self.device)
+                sums += torch.stack([_sums(predict(images), labels, counted) for predict in models])
+        sums = world.sum_(sums.cpu())
         return [Score(*(one[1:] / one[0]).tolist()) for one in sums]
 
 
 def _sums(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weight, loss, and predictions right at once and among five, of a batch: float64 [4] on the CPU."""
+    """Weight, loss, and predictions right at once and among five, of a batch: float64 [4]."""
     losses = cross_entropy(logits.float(), labels, reduction="none")
     correct = logits.argmax(1) == labels
     among = (logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]).any(1)
     parts = torch.stack([weights, losses * weights, correct * weights, among * weights])
-    return parts.sum(1, dtype=torch.float64).cpu()
+    return parts.sum(1, dtype=torch.float64)
 
 
 def check_classes(training: Dataset, validation: Dataset) -> None:

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.models.clip import ImageTextPair
 from nml_ray.models.tokenizer import Tokenizer
+from nml_ray.models.transfer import sent
 from nml_ray.pretrain.clip_config import ZeroShotSettings
 
 IMAGENET = "imagenet"
@@ -70,7 +71,7 @@ def class_features(pair: ImageTextPair, tokenizer: Tokenizer, texts: Sequence[Se
     device = pair.logit_scale.device
     flat = [text for of_class in texts for text in of_class]
     parts = [
-        pair.text_features(tokenizer(flat[first : first + TEXTS]).to(device)) for first in range(0, len(flat), TEXTS)
+        pair.text_features(sent(tokenizer(flat[first : first + TEXTS]), device)) for first in range(0, len(flat), TEXTS)
     ]
     features = torch.cat(parts).unflatten(0, (len(texts), -1))
     return normalize(features.mean(1), dim=-1)
