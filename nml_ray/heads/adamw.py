@@ -3,7 +3,7 @@
 `torch.optim.AdamW` would do the same arithmetic; its constructor imports PyTorch's compiler, seconds in each process.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,13 +18,19 @@ class AdamW:
         self._weight_decay = weight_decay
         self._first = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._second = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._steps = [torch.zeros(()) for _ in self._parameters]
+        self._steps = [torch.zeros((), device=parameter.device) for parameter in self._parameters]
 
     def step(self, learning_rate: float) -> None:
         """One update with the gradients there are, which every parameter must have; then the gradients are dropped."""
+        self.update([parameter.grad for parameter in self._parameters if parameter.grad is not None], learning_rate)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def update(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        """One update with these gradients, one for each parameter."""
         adamw(
             self._parameters,
-            [parameter.grad for parameter in self._parameters if parameter.grad is not None],
+            list(gradients),
             self._first,
             self._second,
             [],
@@ -38,5 +44,3 @@ class AdamW:
             eps=1e-8,
             maximize=False,
         )
-        for parameter in self._parameters:
-            parameter.grad = None

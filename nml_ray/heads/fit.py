@@ -56,9 +56,9 @@ def fit(setting: HeadSetting, features: Values, labels: Labels | Values, key_has
         views = views[:1]
     if len(labels) < 2:
         raise HeadError(f"{len(labels)} sample(s) to fit a head on", expected="at least 2")
-    classes, targets, unit = _targets(setting, labels)
+    classes, targets, unit = targets_of(setting, labels)
     with single_thread():
-        shift, scale = _standardisation(views[0]) if setting.standardise else (None, None)
+        shift, scale = standardisation(views[0]) if setting.standardise else (None, None)
         head = new_head(setting, views.shape[2], 1 if unit else len(classes), seed)
         fitted = FittedHead(setting, classes, head, shift, scale, (), unit)
         batch = min(setting.batch, len(targets))
@@ -70,7 +70,7 @@ def fit(setting: HeadSetting, features: Values, labels: Labels | Values, key_has
     return FittedHead(setting, classes, head, shift, scale, losses, unit)
 
 
-def _targets(setting: HeadSetting, labels: Labels | Values) -> tuple[Labels, Tensor, tuple[float, float] | None]:
+def targets_of(setting: HeadSetting, labels: Labels | Values) -> tuple[Labels, Tensor, tuple[float, float] | None]:
     """Classes, targets [N], and of a regression the mean and deviation that its targets were standardised by."""
     if labels.dtype.kind != "f":
         classes, targets = np.unique(labels, return_inverse=True)
@@ -172,7 +172,7 @@ def _epochs(setting: HeadSetting, views: Tensor, targets: Tensor, key_hashes: Dr
             yield Epoch(views[0][rows], None, targets[rows])
 
 
-def _standardisation(features: Values) -> tuple[Tensor, Tensor]:
+def standardisation(features: Values) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [D] over rows in float64; 1 where a feature is constant."""
     exact = torch.tensor(np.ascontiguousarray(features), dtype=torch.float64)
     deviation, mean = torch.std_mean(exact, dim=0, correction=0)

@@ -28,7 +28,7 @@ class FittedHead:
     Attributes:
         setting: what it was fitted with.
         classes: the label of each logit, ascending, int64[C]; those that occurred in training. None of a regression.
-        head: the module, in the setting's dtype.
+        head: the module, in the setting's dtype, on any device.
         shift, scale: standardisation (f - shift) / scale of the features, [D] each, or None.
         losses: mean loss of each epoch. Shorter than `setting.epochs` if the fit diverged.
         unit: of a regression, mean and deviation of the numbers that it was fitted to; its one logit is in that unit.
@@ -97,5 +97,6 @@ class FittedHead:
     def _apply(self, features: Values, function: Callable[[Tensor], Tensor]) -> Values:
         with single_thread(), torch.no_grad():
             starts = range(0, max(len(features), 1), _CHUNK)
-            parts = [function(self.prepare(features[at : at + _CHUNK])) for at in starts]
+            device = self.head.classifier.weight.device
+            parts = [function(self.prepare(features[at : at + _CHUNK]).to(device)).cpu() for at in starts]
             return torch.cat(parts).numpy()

@@ -71,7 +71,7 @@ def covariance(z: Tensor) -> Tensor:
 
 
 def singular_share(z: Tensor, top_k: int | Tensor = 1) -> Tensor:
-    """Mean over the `top_k` largest of sigma_i / sum of sigma, sigma the singular values of the uncentred Z [..., M, D].
+    """Mean over the `top_k` largest of sigma_i / sum of sigma, the singular values of the uncentred Z [..., M, D].
 
     NMTune subtracts it (equation 5 with top_k = 1). `top_k` may be an int64 tensor [...], another number for each
     matrix. Duplicate rows make half the singular values zero, where the share is not differentiable: their part of the
