@@ -26,11 +26,14 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
       nml-ray run my.yaml --until extract --storage /data/runs
       nml-ray run demo --inline --set pretrain.epochs=1
     """
-    from nml_ray.study.execute import execute
+    from nml_ray.study.encoder_names import refuse_encoders
+    from nml_ray.study.execute import execute, plan_job, set_threads
     from nml_ray.study.feed import refuse_feed
     from nml_ray.study.progress import display
 
     settings, document = read_job_of(job, assignments, storage)
+    set_threads(settings, inline)
+    refuse_encoders(settings, document, plan_job(settings, target)[1])
     refuse_feed(settings, document, target)
     try:
         done = execute(settings, display(), target=target, inline=inline)

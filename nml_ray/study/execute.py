@@ -94,16 +94,21 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
     directory = run_directory(job)
     study, planned = plan_job(job, target)
     write_job(job, directory)
-    # Threads that spin at barriers starve each other as soon as anything else runs: with both of two cores shared,
-    # pre-training did 85 images/s spinning and 679 sleeping. Read by libgomp when torch is imported, here and in Ray.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if inline:
-        os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    set_threads(job, inline)
     context = Context(store_of(job), inline, job.threads, job.run, lambda: _start_ray(job))
     outcome = run(planned, context, display, study.given, directory / GIVEN)
     _write_stages(directory, planned, outcome.artifacts)
     _copy_report(directory, outcome)
     return Run(directory, outcome)
+
+
+def set_threads(job: Job, inline: bool) -> None:
+    """Say how torch is to compute; libgomp reads it when torch is imported, here and in Ray's workers."""
+    # Threads that spin at barriers starve each other as soon as anything else runs: with both of two cores shared,
+    # pre-training did 85 images/s spinning and 679 sleeping.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if inline:
+        os.environ["OMP_NUM_THREADS"] = str(job.threads)
 
 
 def write_job(job: Job, directory: Path) -> None:

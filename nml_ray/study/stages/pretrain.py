@@ -92,6 +92,9 @@ def _recipe(task: Task) -> dict[str, Any]:
 
 def _train(plans: Sequence[GroupPlan], context: Context) -> Iterable[ArmOutcome]:
     """The arms' outcomes, each group's as soon as it has ended."""
+    from nml_ray.pretrain.preflight import refuse_model
+
+    refuse_model(plans[0])  # the others differ in noise and seed
     if context.inline:
         return (outcome for plan in plans for outcome in _train_inline(plan))
     context.start_ray()

@@ -1,0 +1,48 @@
+"""Encoder names that no library has are refused by `plan` and `run`, at their place, before anything starts."""
+
+import pytest
+
+from nml_ray.cli.main import call
+
+JOB = """
+name: named
+data: {icons: {}}
+pretrain:
+  encoder: {name: small_resnet, channels: 1, size: 32}
+encoders:
+  - {name: small_resnet}
+  - {name: "timm:resnet18"}
+extract: {}
+"""
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(JOB)
+    return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("right", "wrong", "line", "nearest"),
+    [
+        ("name: small_resnet, channels", "name: small_resnt, channels", 5, "small_resnet"),
+        ("name: small_resnet, channels", "name: open_clip:RN51, channels", 5, "open_clip:RN50"),
+        ("name: small_resnet, channels", "name: torchvision:resnet51, channels", 5, "torchvision:resnet50"),
+        ("timm:resnet18", "timm:resnet19", 8, "timm:resnet18"),
+    ],
+)
+def test_unknown_names_are_refused_at_their_place(job, capsys, command, right, wrong, line, nearest):
+    (job / "job.yaml").write_text(JOB.replace(right, wrong))
+    assert call([command, "job.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"nml-ray: job.yaml:{line}: there is no encoder '") and f"did you mean '{nearest}'?" in said
+    assert not (job / "runs").exists()
+
+
+@pytest.mark.long
+def test_names_are_not_looked_at_where_nothing_is_done_with_them(job, capsys):
+    (job / "job.yaml").write_text(JOB.replace("timm:resnet18", "timm:resnet19"))
+    assert call(["plan", "job.yaml", "--until", "pretrain"]) == 0
