@@ -37,7 +37,7 @@ class RunSettings(Settings):
     """Minutes that pre-training waits for a cluster that grows by itself to have room for its workers (MIN of them);
     0 refuses at once."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where pre-training computes; under Ray each worker takes one GPU for `cuda`."""
+    """Where pre-training and extraction compute; under Ray each worker takes one GPU for `cuda`."""
     arms: Literal["shared", "sweep"] = "shared"
     """`shared`: arms share workers and one decoded image stream; `sweep`: each arm and seed is a Ray Tune trial."""
     arms_per_worker: Count | None = None
@@ -58,8 +58,14 @@ class RunSettings(Settings):
     `mlflow`, `wandb`; `[]` for none."""
     extract_workers: Count = 1
     """Processes that extract features side by side."""
+    extract_gpus: Annotated[float, Field(gt=0)] = 1.0
+    """GPUs that each of them reserves for device `cuda`: 0.5 lets two share one."""
+    head_device: Literal["cpu", "cuda"] | None = None
+    """Where heads are fitted; `device` when left out. `cpu`: every fit has a thread to itself. `cuda`: fits of one
+    encoder and shape are trained as one program, as many together as the GPU's memory has room for."""
     head_workers: Count | None = None
-    """Processes that fit heads side by side, on one CPU each; as many as there are CPUs when left out."""
+    """Processes that fit heads side by side, on one CPU each, of `cuda` on one GPU each; as many as there are of these
+    when left out."""
     shard_cache: str = ""
     """Directory on each machine's own disk that keeps tars of object stores; the user's cache directory when left
     out."""
@@ -88,6 +94,11 @@ class RunSettings(Settings):
         if isinstance(workers, list) and workers[0] > workers[1]:
             raise ValueError(f"MIN {workers[0]} is more than MAX {workers[1]}")
         return workers
+
+    @property
+    def heads_on(self) -> str:
+        """Where heads are fitted, `cpu` or `cuda`."""
+        return self.head_device or self.device
 
     @property
     def least_workers(self) -> int:

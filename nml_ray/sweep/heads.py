@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,14 @@ from nml_ray.sweep import splits
 from nml_ray.sweep.trials import Trial
 from nml_ray.tasks import metrics
 
+if TYPE_CHECKING:
+    from nml_ray.heads.fitted import FittedHead
+
 VERSION = 1
 """Raised when a fit's result changes for the same setting, so that old trials no longer count."""
+
+SEQUENTIAL = "sequential"
+"""The form of a fit that had a thread to itself."""
 
 
 def head_trials(
@@ -50,8 +56,9 @@ def search_name(setting: HeadSetting) -> str:
 def fit_trial(trial: Trial) -> None:
     """Fit one head on the training split, score it on validation, and leave it as the artifact of this trial.
 
-    The record holds `validation` (metric to share) and `diverged`. A fit that diverged scores nothing; one that failed
-    leaves its traceback in its attempt and raises.
+    The record holds `validation` (metric to share) and `diverged`, and that the fit was `sequential` on the `cpu` (see
+    `head_batches` for the other form). A fit that diverged scores nothing; one that failed leaves its traceback in its
+    attempt and raises.
     """
     attempt = Store(Path(trial.payload["store"])).attempt("trial", trial.digest, trial=trial.name)
     try:
@@ -65,12 +72,22 @@ def fit_trial(trial: Trial) -> None:
 def _fit(payload: Mapping[str, Any], target: Path) -> dict[str, Any]:
     from nml_ray.heads.fit import fit
 
+    train, validation, metric = samples(payload)
+    fitted = fit(parse_setting(payload["setting"]), train.values, train.labels, train.hashes, payload["seed"])
+    return {**leave(fitted, validation, metric, target), "form": SEQUENTIAL, "device": "cpu"}
+
+
+def samples(payload: Mapping[str, Any]) -> tuple[splits.Split, splits.Split, str]:
+    """What a trial is fitted on, what it is scored on, and the task's metric."""
     task, directory = payload.get("task", splits.PLAIN), Path(payload["features"])
     train = splits.read(directory, "train", task, payload.get("fraction", "1"))
-    validation = splits.read(directory, "validation", task)
-    fitted = fit(parse_setting(payload["setting"]), train.values, train.labels, train.hashes, payload["seed"])
+    return train, splits.read(directory, "validation", task), task.get("metric", "accuracy")
+
+
+def leave(fitted: "FittedHead", validation: splits.Split, metric: str, target: Path) -> dict[str, Any]:
+    """Save a head into the attempt of its trial; its scores for the record."""
     fitted.save(target)
-    scores = metrics.scores(validation.labels, fitted.predict(validation.values), task.get("metric", "accuracy"))
+    scores = metrics.scores(validation.labels, fitted.predict(validation.values), metric)
     return {"validation": dict.fromkeys(scores, 0.0) if fitted.diverged else scores, "diverged": fitted.diverged}
 
 
@@ -85,6 +102,7 @@ class TrialResult:
     validation: dict[str, float]
     diverged: bool
     fraction: str = "1"
+    form: str = SEQUENTIAL
 
 
 def trial_results(trials: Sequence[Trial], store: Store) -> list[TrialResult]:
@@ -104,6 +122,7 @@ def trial_results(trials: Sequence[Trial], store: Store) -> list[TrialResult]:
                 record["validation"],
                 record["diverged"],
                 trial.payload.get("fraction", "1"),
+                record.get("form", SEQUENTIAL),
             )
         )
     return results

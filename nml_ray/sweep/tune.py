@@ -11,14 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
+from nml_ray.config.errors import UserError
 from nml_ray.sweep.trials import Trial, TrialFunction, TrialsFailed, describe
 
 LOST_WORKERS = 2
 """Times that a trial is begun anew because its process or machine was lost; its own exceptions are never retried."""
 
 ONE_CPU: Mapping[str, float] = {"CPU": 1}
+
+
+def gpus() -> int:
+    """GPUs of the cluster that this process is connected to.
+
+    Raises:
+        UserError: there is none.
+    """
+    if count := int(ray.cluster_resources().get("GPU", 0)):
+        return count
+    raise UserError("Ray has no GPU to fit heads on", where="run.head_device", expected="cpu")
 
 
 def run_trials(

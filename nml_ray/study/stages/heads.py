@@ -7,7 +7,7 @@ Leaves in each artifact
     results.json     a list, for each chosen head and head seed the fields of `HeadScore`
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nml_ray.storage.atomic import read_json, write_json
 from nml_ray.storage.digest import canonical_json
 from nml_ray.study.task import Context, Task
 from nml_ray.sweep import splits
+from nml_ray.sweep.head_batches import fit_together, members, of_members, together
 from nml_ray.sweep.heads import AllDiverged, TrialResult, choose, fit_trial, head_trials, trial_results
 from nml_ray.sweep.trials import Trial, TrialsFailed, run_inline, unfinished
 from nml_ray.tasks import metrics, subset
@@ -62,7 +63,7 @@ def run(tasks: Sequence[Task], context: Context) -> None:
         UserError: features of train or validation cannot be read.
     """
     trials = {task.stage.name: _trials(task, context) for task in tasks}
-    reasons = _fit(tasks, trials, context)
+    reasons = dict(_fit(tasks, trials, context))
     for task in tasks:
         own = trials[task.stage.name]
         failed = [f"{trial.name}: {reasons[trial.name]}" for trial in own if trial.name in reasons]
@@ -96,7 +97,7 @@ def _task(task: Task) -> Mapping[str, Any]:
     return found
 
 
-def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: Context) -> dict[str, str]:
+def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: Context) -> Mapping[str, str]:
     """Run what is unfinished; why trials failed, by name."""
     everything = [trial for own in trials.values() for trial in own]
     todo = unfinished(everything, context.store)
@@ -111,19 +112,61 @@ def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: 
                 task.attempt.progress(sum(one.digest not in left for one in own), len(own), "trials")
 
     report()
+    if not todo:
+        return {}
+    run_all = _run_batches if context.run.heads_on == "cuda" else _run_each
+    return run_all(todo, f"sweep-{tasks[0].attempt.name}", context, report)
+
+
+def _run_each(todo: Sequence[Trial], name: str, context: Context, report: Callable[[Trial], None]) -> Mapping[str, str]:
+    """Every trial on a thread of its own, one worker a core; why trials failed, by name."""
     try:
-        if context.inline or not todo:
+        if context.inline:
             run_inline(todo, fit_trial, report)
         else:
             context.start_ray()
             from nml_ray.sweep.tune import run_trials
 
-            name, storage = f"sweep-{tasks[0].attempt.name}", context.store.root / "ray"
             # Ray may have been told of more CPUs than there are, for a worker that needs more threads.
             side_by_side = context.run.head_workers or context.run.cpus or whole_cores()
+            storage = context.store.root / "ray"
             run_trials(todo, fit_trial, name=name, storage=storage, max_concurrent=side_by_side, done=report)
     except TrialsFailed as failed:
         return failed.reasons
+    return {}
+
+
+def _run_batches(
+    todo: Sequence[Trial], name: str, context: Context, report: Callable[[Trial], None]
+) -> Mapping[str, str]:
+    """Trials of one encoder as one program, one worker a GPU; why trials failed, by name."""
+
+    def done(batch: Trial) -> None:
+        for trial in members(batch):
+            report(trial)
+
+    try:
+        if context.inline:
+            batches = together(todo, "cuda")
+            run_inline(batches, fit_together, done)
+        else:
+            context.start_ray()
+            from nml_ray.sweep.tune import gpus, run_trials
+
+            side_by_side = context.run.head_workers or gpus()
+            batches, storage = together(todo, "cuda", side_by_side), context.store.root / "ray"
+            one = {"CPU": 1, "GPU": 1}
+            run_trials(
+                batches,
+                fit_together,
+                name=name,
+                storage=storage,
+                resources=one,
+                max_concurrent=side_by_side,
+                done=done,
+            )
+    except TrialsFailed as failed:
+        return of_members(failed.reasons, batches, context.store)
     return {}
 
 
@@ -136,7 +179,9 @@ def _finish(task: Task, results: Sequence[TrialResult]) -> None:
     measured = {split: _measured(directory, split, facts) for split in names}
     write_json(task.attempt.path / RESULTS_FILE, [_entry(result, measured, facts) for result in chosen])
     samples = {split: len(features.labels) for split, features in measured.items()} if facts else {}
-    task.attempt.finish(trials=len(results), chosen=len(chosen), **({"samples": samples} if samples else {}))
+    forms = sorted({result.form for result in results})
+    more = {"samples": samples} if samples else {}
+    task.attempt.finish(trials=len(results), chosen=len(chosen), forms=forms, **more)
 
 
 def _measured(directory: Path, split: str, facts: Mapping[str, Any]) -> splits.Split:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from nml_ray.analysis import spectrum
 from nml_ray.features.store import feature_path, read_split, write_shard
@@ -32,8 +33,8 @@ def no_ray() -> None:
     raise AssertionError("an inline run must not start Ray")
 
 
-def context_of(store: Store) -> Context:
-    return Context(store, True, 1, SimpleNamespace(head_workers=None), no_ray)
+def context_of(store: Store, device: str = "cpu") -> Context:
+    return Context(store, True, 1, SimpleNamespace(head_workers=None, heads_on=device), no_ray)
 
 
 def extracted(store: Store, digest: str, splits: tuple[str, ...] = ("train", "validation", "test", "ood")) -> Artifact:
@@ -148,3 +149,30 @@ def test_a_search_that_diverged_stops_its_own_encoder_alone(tmp_path: Path) -> N
         heads.run(tasks, context_of(store))
     assert "diverged" in tasks[0].attempt.failure
     assert made(store, "b")
+
+
+def test_the_record_tells_in_which_form_heads_were_fitted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    task = task_of(store, "a", extracted(store, "a"))
+    heads.run([task], context_of(store))
+    assert made(store, "a").record["forms"] == ["sequential"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_fails_every_trial_by_its_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    task = task_of(store, "a", extracted(store, "a"))
+    with pytest.raises(TrialsFailed) as caught:
+        heads.run([task], context_of(store, "cuda"))
+    assert len(caught.value.reasons) == 6
+    for reason in caught.value.reasons.values():
+        assert reason == "UserError: run.head_device: PyTorch finds no CUDA device here; expected cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_heads_are_fitted_in_batches(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    task = task_of(store, "a", extracted(store, "a"))
+    heads.run([task], context_of(store, "cuda"))
+    assert made(store, "a").record["forms"] == ["batched"]
+    assert len(read_json(made(store, "a").path / heads.RESULTS_FILE)) == 4
