@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretrain.test_audit import audit, finish
+from tests.pretrain.audit.audited import audit, finish
 from tests.pretrain.test_workers import train
 
 STEPS, LOOKED_AT = 66, 50  # 11 epochs of 6 steps
