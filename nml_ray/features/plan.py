@@ -35,7 +35,7 @@ class ExtractionPlan:
     """Encoders that share one pass over the images below `data` (<split>/*.tar, indexed).
 
     `settings` is a dump of `ExtractSettings`, `transforms` names those of `features.sums`. The rest says how it runs:
-    `decode_threads` beside the `threads` that compute, and the device.
+    `decode_threads` beside the `threads` that compute, the device, and how many `gpus` a process reserves.
     """
 
     data: str
@@ -45,6 +45,7 @@ class ExtractionPlan:
     threads: int = 1
     decode_threads: int = 1
     device: str = "cpu"
+    gpus: float = 0
 
     @property
     def cpus(self) -> int:

@@ -7,7 +7,7 @@ whose actor or node dies is given to another actor; files are written aside and 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -28,17 +28,16 @@ ShardReport = Callable[[ShardDone], None]
 def extract_on_ray(
     plan: ExtractionPlan, items: Sequence[WorkItem], workers: int, report: ShardReport
 ) -> list[ShardDone]:
-    """Extract all items with up to `workers` actors, each of which reserves `plan.cpus`.
+    """Extract all items with up to `workers` actors, each of which reserves `plan.cpus` and `plan.gpus`.
 
     `report` hears of every shard when it is done.
 
     Raises:
-        UserError: a mistake of the user's that an actor found.
+        UserError: a mistake of the user's that an actor found, or no GPU for device cuda.
     """
     if not items:
         return []
-    fitting = int(ray.cluster_resources().get("CPU", 0) // plan.cpus)
-    size = max(1, min(workers, len(items), fitting))
+    size = min(workers, len(items), actors_that_fit(plan, ray.cluster_resources()))
     texts = [json.dumps(asdict(item)) for item in items]
     # whichever actor of a machine works on it next, it finds the tar in the machine's cache
     ahead = size if len([node for node in ray.nodes() if node["Alive"]]) == 1 else len(items)
@@ -51,7 +50,7 @@ def extract_on_ray(
             batch_size=1,
             compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
             num_cpus=plan.cpus,
-            num_gpus=1 if plan.device.startswith("cuda") else None,
+            num_gpus=plan.gpus or None,
         )
         for row in results.iter_rows():
             if row["error"]:
@@ -59,6 +58,23 @@ def extract_on_ray(
             done.append(_shard_done(json.loads(str(row["done"]))))
             report(done[-1])
     return done
+
+
+def actors_that_fit(plan: ExtractionPlan, cluster: Mapping[str, float]) -> int:
+    """Actors for which a cluster has CPUs and GPUs; at least one, for which Ray may wait.
+
+    Raises:
+        UserError: the cluster has too few GPUs for one; it would wait for ever.
+    """
+    fitting = cluster.get("CPU", 0) // plan.cpus
+    if plan.gpus:
+        there = cluster.get("GPU", 0)
+        if there < plan.gpus:
+            expected = f"at least {plan.gpus:g} (run.extract_gpus)"
+            raise UserError(f"the cluster has {there:g} GPUs", where="run.device: cuda", expected=expected)
+        share = (1 + 1e-9) // plan.gpus  # actors that share a GPU; 1 // 0.1 is 9
+        fitting = min(fitting, there * share if share else there // plan.gpus)
+    return max(1, int(fitting))
 
 
 class _ShardWorker:

@@ -2,27 +2,20 @@
 
 import torch
 
-from nml_ray.config.errors import UserError
-from nml_ray.pretrain.precision import Precision
+from nml_ray.models.device import Precision, ready_device
 
 
 def training_device(name: str) -> torch.device:
-    """The torch device of that name, made ready for training.
+    """The torch device of that name, made ready for training (`ready_device`).
 
-    float32 is float32 on a GPU too (PyTorch's own default lets convolutions round to TF32), and the fastest
-    convolutions are searched for: bits of a GPU are not promised (CONTRACTS, Bits).
+    On a GPU the fastest convolutions are searched for, with the first batch: its bits are not promised (CONTRACTS).
 
     Raises:
         UserError: a CUDA device on a machine that has none.
     """
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch finds no CUDA device here", where="run.device", expected="cpu")
+    device = ready_device(name)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # for NCCL, and for streams and events that name no device
-        torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
-        device = torch.device("cuda", torch.cuda.current_device())
     return device
 
 

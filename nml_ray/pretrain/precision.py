@@ -1,24 +1,14 @@
 """Autocast, and the scale that keeps float16 gradients from vanishing."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from nml_ray.models.device import Precision, autocast
 
-import torch
-
-Precision = Literal["float32", "bfloat16", "float16"]
+__all__ = ["LossScale", "Precision", "autocast"]
 
 START = 2.0**16  # these four as in torch.amp.GradScaler
 GROWTH = 2.0
 BACKOFF = 0.5
 GROWTH_STEPS = 2000
 SMALLEST = 2.0**-32  # of the mean loss; a gradient that overflows even here is not finite at all
-
-
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Inside, matrix products run in the given precision; float32 leaves everything as it is."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, getattr(torch, precision))
 
 
 class LossScale:

@@ -117,6 +117,13 @@ class RunSettings(Settings):
             raise Misplaced(f"{words}, or set arms_per_worker: 1", "keep_checkpoints")
         return self
 
+    @field_validator("extract_gpus")
+    @classmethod
+    def _is_a_share_or_whole(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} GPUs: below 1 a process has a share of one, above a whole number")
+        return gpus
+
     @field_validator("shard_cache_size")
     @classmethod
     def _is_a_size(cls, text: str) -> str:

@@ -45,6 +45,8 @@ def _extract(images: str, tasks: Sequence[Task], context: Context) -> None:
         encoders=tuple(_encoder(task) for task in tasks),
         threads=context.threads,
         decode_threads=context.run.decode_threads,
+        device=context.run.device,
+        gpus=context.run.extract_gpus if context.run.device == "cuda" else 0,
     )
     items = all_items(plan)
     done = _work(plan, items, tasks, context)
