@@ -1,7 +1,4 @@
-"""A run that goes on with another number of workers: the same samples and labels, a loss that stays with it.
-
-The model has no BatchNorm, whose running statistics are a mean over the workers.
-"""
+"""A run that goes on with another number of workers: the same samples and labels, a loss that stays with it."""
 
 import json
 import shutil
@@ -10,18 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretrain.audit.audited import audit, finish
+from tests.pretrain.elastic_runs import ENCODER, audited, losses, workers_by_step
 from tests.pretrain.test_workers import train
 
 STEPS, LOOKED_AT = 66, 50  # 11 epochs of 6 steps
 BATCH, CHANGE = 32, 12
-ENCODER = {"name": "timm:test_convnext", "size": 32, "channels": 3}
-
-
-def losses(plan) -> dict[int, float]:
-    """The loss of every step that counts, by step."""
-    lines = (Path(plan.arms[-1].attempt) / "telemetry.jsonl").read_text().splitlines()
-    return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
 
 
 @pytest.mark.slow
@@ -48,6 +38,6 @@ def test_a_run_goes_on_with_other_numbers_of_workers(make_plan, tiny_data, tmp_p
         assert max(differences) < 1e-3
 
         facts = json.loads((Path(resumed.arms[0].attempt) / "facts.json").read_text())
-        assert [(one["from_step"], one["workers"]) for one in facts["lineage"]] == [(0, 1), (CHANGE, workers)]
-        report = audit(finish(resumed, facts), tiny_data)
+        assert workers_by_step(facts) == [(0, 1), (CHANGE, workers)]
+        report = audited(resumed, facts, tiny_data)
         assert report.holds, [str(finding) for finding in report.findings]

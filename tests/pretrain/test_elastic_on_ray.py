@@ -1,0 +1,50 @@
+"""A node comes, a node dies: an elastic run takes its workers and goes on without, on the same samples and losses."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from nml_ray.pretrain import telemetry
+from nml_ray.pretrain.loop import train_group
+from nml_ray.pretrain.world import World
+from tests.pretrain.elastic_runs import ENCODER, audited, losses, workers_by_step
+
+CLUSTER = Path(__file__).with_name("elastic_cluster.py")
+STEPS = 60  # with each number of workers, at least
+
+pytestmark = [pytest.mark.ray, pytest.mark.kill, pytest.mark.timeout(1200)]
+
+
+def test_an_elastic_run_grows_and_shrinks(make_plan, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(telemetry, "EVERY_SECONDS", 0)
+    settings = {"microbatch": 8, "epochs": 60, "encoder": ENCODER, "ratios": ("0.3",)}
+    undisturbed = make_plan(store="undisturbed", **settings)
+    train_group(undisturbed, World(), lambda *told: None)
+
+    plan = replace(make_plan(store="elastic", **settings), decode_threads=1)
+    command = [sys.executable, str(CLUSTER), json.dumps(asdict(plan)), str(STEPS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    facts = json.loads((Path(plan.arms[0].attempt) / "outcome.json").read_text())["facts"]
+    print("workers by step:", workers_by_step(facts))
+    assert [workers for _, workers in workers_by_step(facts)] == [1, 2, 1]
+    report = audited(plan, facts, tiny_data)
+    assert report.holds, [str(finding) for finding in report.findings]
+
+    told, expected = losses(plan), losses(undisturbed)
+    curves = [
+        parquet.read_table(Path(one.arms[0].attempt) / "curves.parquet").to_pandas() for one in (plan, undisturbed)
+    ]
+    differences = {
+        "steps": max(abs(told[step] - expected[step]) for step in told),
+        **{name: (curves[0][name] - curves[1][name]).abs().max() for name in ("loss_clean", "loss_flipped")},
+    }
+    print("largest differences of losses:", differences, "of", len(told), "steps told")
+    assert max(differences.values()) < 1e-3
