@@ -1,10 +1,11 @@
 """Settings of feature extraction, and of features that were made elsewhere."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from nml_ray.config.settings import Count, Settings
+from nml_ray.config.settings import Count, Seed, Settings
+from nml_ray.data.augment import Augmentation, ResizedCropAugmentation
 
 SPLITS = ("train", "validation", "test", "ood")
 
@@ -18,12 +19,27 @@ class ExtractSettings(Settings):
     """Type in which features are stored; they are computed in float32."""
     splits: tuple[str, ...] | None = None
     """Which splits to extract; all downstream ones that the data has when left out (never `pretrain`)."""
+    views: Count = 1
+    """Views of each image of `train`. View 0 is the encoder's own evaluation transform, which every head but one with
+    `views: pair` is fitted to, and spectra are of; the others are augmented, and a pair is drawn among all of them."""
+    augmentation: Augmentation = ResizedCropAugmentation()
+    """What an augmented view is: a random crop with a flip, or a shift with a flip for small images."""
+    seed: Seed = 0
+    """Of the views; a view depends on (seed, key, view) alone."""
+    undecodable: Literal["fail", "skip"] = "fail"
+    """What to do with samples that cannot be decoded, or lack the caption that a language model reads: `skip` leaves
+    them without a row, counted and named in features.json."""
 
     @model_validator(mode="after")
     def _distinct(self) -> "ExtractSettings":
         if self.splits is not None and (not self.splits or len(set(self.splits)) < len(self.splits)):
             raise ValueError("splits must name at least one split, each once")
         return self
+
+    def hashed(self) -> dict[str, Any]:
+        """The settings that define the features, plain; options that change nothing here are left out."""
+        left = {"views", "augmentation", "seed"} if self.views == 1 else set()
+        return self.model_dump(mode="json", exclude=left | ({"undecodable"} if self.undecodable == "fail" else set()))
 
 
 class GivenFeatures(Settings):

@@ -2,11 +2,14 @@
 
     <split>/<shard>.features.arrow     key: string, label: int64, features: fixed_size_list<float16|float32>[D]
 
-A file is written aside and renamed: it is whole or absent.
+Where samples have several views there is a column view: int16 too, and all rows of view 0 come before those of view 1.
+Samples that were left out are in the schema's metadata, with the reason. A file is written aside and renamed: it is
+whole or absent.
 """
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,18 +22,21 @@ from nml_ray.config.errors import UserError
 
 DType = Literal["float32", "float16"]
 SUFFIX = ".features.arrow"
+_SKIPPED = b"nml_ray.skipped"
 
 
 @dataclass(frozen=True)
 class Features:
     """Rows of one split, in the order of their shards: `keys` N strings, `labels` int64 [N], `values` [N, D].
 
-    `values` is float16 or float32 as stored; of a split with one shard it is the mapped file itself, read-only.
+    `values` is float16 or float32 as stored; of a split with one shard it is the mapped file itself, read-only. `views`
+    is [V, N, D] where samples have several, of which `values` is the first.
     """
 
     keys: Sequence[str]
     labels: NDArray[np.int64]
     values: NDArray[Any]
+    views: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,22 +48,33 @@ def feature_path(directory: Path, split: str, shard: str) -> Path:
 
 
 def write_shard(
-    path: Path, keys: Sequence[str], labels: NDArray[np.int64], values: NDArray[np.floating], dtype: DType = "float32"
+    path: Path,
+    keys: Sequence[str],
+    labels: NDArray[np.int64],
+    values: NDArray[np.floating],
+    dtype: DType = "float32",
+    skipped: Mapping[str, str] | None = None,
 ) -> None:
-    """Write features [N, D] with their keys and labels.
+    """Write features [N, D], or several views of them [V, N, D], with their keys and labels.
+
+    `skipped` are the keys of samples without a row, with the reasons.
 
     Raises:
         UserError: a value is not finite, or overflows float16.
     """
-    stored = as_stored(values, dtype, str(path))
-    rows, dim = stored.shape
+    views, dim = (len(values) if values.ndim == 3 else 1), values.shape[-1]
+    stored = as_stored(values.reshape(views * len(keys), dim), dtype, str(path))
+    rows = len(stored)
     flat = pa.array(stored.reshape(-1))
     columns = {
-        "key": pa.array(list(keys), pa.string()),
-        "label": pa.array(labels, pa.int64()),
+        "key": pa.array([*keys] * views, pa.string()),
+        "label": pa.array(np.tile(labels, views), pa.int64()),
+        **({"view": pa.array(np.repeat(np.arange(views), len(keys)), pa.int16())} if views > 1 else {}),
         "features": pa.FixedSizeListArray.from_arrays(flat, dim) if rows else pa.array([], pa.list_(flat.type, dim)),
     }
     table = pa.table(columns)
+    if skipped:
+        table = table.replace_schema_metadata({_SKIPPED: json.dumps(skipped)})
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -86,18 +103,31 @@ def as_stored(values: NDArray[np.floating], dtype: DType, where: str) -> NDArray
 
 def read_shard(path: Path) -> Features:
     """The features of one shard, memory-mapped. Raises `UserError` where the file is absent or cut short."""
+    return from_table(read_table(path), str(path))
+
+
+def read_table(path: Path) -> pa.Table:
+    """A shard's columns as they lie, memory-mapped. Raises `UserError` as `read_shard`."""
     try:
         with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
+            return pa.ipc.open_file(file).read_all()
     except FileNotFoundError:
         raise UserError("no such file", where=str(path), expected="the features of a shard") from None
     except pa.ArrowInvalid as error:
         raise UserError(f"cannot be read ({error})", where=str(path), expected="a whole Arrow IPC file") from None
-    return from_table(table, str(path))
+
+
+def skipped_of(table: pa.Table) -> dict[str, str]:
+    """Samples of a shard that have no row, with the reasons."""
+    return json.loads((table.schema.metadata or {}).get(_SKIPPED, b"{}"))
 
 
 def from_table(table: pa.Table, where: str) -> Features:
-    """Features from a table with the columns key, label and features (fixed-size lists, or lists of one length)."""
+    """Features from a table with the columns key, label and features (fixed-size lists, or lists of one length).
+
+    Raises:
+        UserError: a column is missing, or rows do not fit each other.
+    """
     if missing := [name for name in ("label", "features") if name not in table.column_names]:
         raise UserError(
             f"lacks the column {missing[0]}", where=where, expected="columns label and features, and best key too"
@@ -105,7 +135,23 @@ def from_table(table: pa.Table, where: str) -> Features:
     table = table.combine_chunks()
     keys = table["key"].to_pylist() if "key" in table.column_names else [str(row) for row in range(len(table))]
     labels = table["label"].to_numpy().astype(np.int64, copy=False)
-    return Features(keys, labels, _matrix(table["features"], where))
+    values = _matrix(table["features"], where)
+    if (views := _views(table, where)) == 1:
+        return Features(keys, labels, values)
+    stacked = values.reshape(views, -1, values.shape[1])
+    return Features(keys[: stacked.shape[1]], labels[: stacked.shape[1]], stacked[0], stacked)
+
+
+def _views(table: pa.Table, where: str) -> int:
+    """How many views each sample has, all rows of one before those of the next."""
+    if "view" not in table.column_names or not len(table):
+        return 1
+    found = table["view"].to_numpy()
+    count = int(found.max()) + 1
+    whole = len(found) % count == 0 and np.array_equal(found, np.repeat(np.arange(count), len(found) // count))
+    if not whole or table["key"].to_pylist() != table["key"].slice(0, len(found) // count).to_pylist() * count:
+        raise UserError("rows of several views", where=where, expected="one a sample and view, view 0 of all first")
+    return count
 
 
 def _matrix(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
@@ -145,23 +191,34 @@ def read_split(directory: Path, split: str) -> Features:
     widths = {shard.values.shape[1] for shard in shards}
     if len(widths) > 1:
         raise UserError(f"features {sorted(widths)} wide", where=str(directory / split), expected="one width")
-    return Features(
-        [key for shard in shards for key in shard.keys],
-        np.concatenate([shard.labels for shard in shards]),
-        np.concatenate([shard.values for shard in shards]),
-    )
+    keys = [key for shard in shards for key in shard.keys]
+    labels = np.concatenate([shard.labels for shard in shards])
+    if all(shard.views is None for shard in shards):
+        return Features(keys, labels, np.concatenate([shard.values for shard in shards]))
+    counts = {1 if shard.views is None else len(shard.views) for shard in shards if len(shard)}
+    if len(counts) > 1:
+        raise UserError(f"{sorted(counts)} views a sample", where=str(directory / split), expected="as many everywhere")
+    views = np.concatenate([shard.views for shard in shards if shard.views is not None], axis=1)
+    return Features(keys, labels, views[0], views)
 
 
-def verify_shard(path: Path, keys: Sequence[str]) -> None:
-    """Check that a features file holds exactly one row for each of a shard's good samples, in their order.
+def verify_shard(path: Path, keys: Sequence[str], views: int = 1) -> dict[str, str]:
+    """Check that a features file holds exactly one row a view for each of a shard's good samples, in their order.
+
+    Returns:
+        Samples that were left out, which have none, with the reasons.
 
     Raises:
-        UserError: rows are missing, doubled or of other samples.
+        UserError: rows are missing, doubled or of other samples; another number of views.
     """
-    stored = list(read_shard(path).keys)
-    expected = list(keys)
+    table = read_table(path)
+    skipped, stored = skipped_of(table), table["key"].to_pylist()
+    if len(stored) and (there := _views(table, str(path))) != views:
+        raise UserError(f"{there} view(s) of each sample", where=str(path), expected=f"{views}")
+    stored = stored[: len(stored) // views] + sorted(skipped.keys() - set(keys))
+    expected = [key for key in keys if key not in skipped]
     if stored == expected:
-        return
+        return skipped
     missing, foreign = sorted(set(expected) - set(stored)), sorted(set(stored) - set(expected))
     twice = len(stored) - len(set(stored))
     found = [

@@ -65,7 +65,7 @@ class Validation:
             decoder = Decoder(self.dataset, reader, [form(self.spec)], pool)
             batches = decoder.batches(numbers.reshape(-1), self.batch)
             for batch, row, weight in zip(batches, numbers, torch.from_numpy(weights), strict=True):
-                images = normalised(batch[form(self.spec)], self.spec, self.device)
+                images = normalised(batch[form(self.spec)][0], self.spec, self.device)
                 labels = sent(torch.from_numpy(self.dataset.label[row]).long(), self.device)
                 counted = sent(weight, self.device)
                 sums += torch.stack([_sums(predict(images), labels, counted) for predict in models])

@@ -225,7 +225,7 @@ class _Expansion:
         self.extract_from(encoder, encoder.name, self.shards[splits[0]], splits, "all")
 
     def extract_from(self, encoder: _Encoder, name: str, shards: str, splits: Sequence[str], group: str) -> None:
-        chosen = (self.job.extract or ExtractSettings()).model_dump(mode="json")
+        chosen = (self.job.extract or ExtractSettings()).hashed()
         settings = {
             "extract": {**chosen, "splits": list(splits)},
             "transforms": self.transforms(),

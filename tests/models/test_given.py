@@ -17,6 +17,7 @@ from nml_ray.models.encoder import build_encoder, check_name, load_encoder, seed
 from nml_ray.models.given import given_files, leave_encoder, published_file
 from nml_ray.models.preprocess import fit_image, normalised
 from nml_ray.models.pretrained import read_tensors
+from tests.models.tiny_models import tiny_bert
 
 SMALL = EncoderSettings(name="small_resnet", width=2, channels=1, size=16)
 
@@ -175,34 +176,18 @@ def left(tmp_path: Path, source: Path, pooling: str, **more: object):
 
 
 @pytest.fixture
-def tiny_bert(tmp_path) -> Path:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel
-
-    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "green", "kite"]
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 1), ("[SEP]", 2)])
-    tokenizer.enable_padding(length=30)  # as some published files have it
-    directory = tmp_path / "bert"
-    directory.mkdir()
-    tokenizer.save(str(directory / "tokenizer.json"))
-    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "model_max_length": 12}
-    (directory / "tokenizer_config.json").write_text(json.dumps(facts))
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    with seeded(1):
-        BertModel(BertConfig(vocab_size=8, max_position_embeddings=12, **sizes)).save_pretrained(directory)
-    return directory
+def bert(tmp_path) -> Path:
+    return tiny_bert(tmp_path / "bert")
 
 
 @transformers
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last", "pooler"])
-def test_texts_are_pooled_as_asked(tmp_path, tiny_bert, pooling):
+def test_texts_are_pooled_as_asked(tmp_path, bert, pooling):
     from transformers import BertModel
 
     from nml_ray.models.tokens import tokens_of
 
-    encoder = left(tmp_path, tiny_bert, pooling)
+    encoder = left(tmp_path, bert, pooling)
     assert (encoder.dim, encoder.input.context, encoder.input.padding) == (8, 12, 0)
     texts = ["a red kite", "green", "a " * 40]
     tokens = tokens_of(texts, encoder.input)
@@ -211,17 +196,17 @@ def test_texts_are_pooled_as_asked(tmp_path, tiny_bert, pooling):
     assert tokens[2, 1].all() and tokens[2, 0, -1] == 2
     with torch.inference_mode():
         found = encoder(torch.as_tensor(tokens).long())
-        alone = BertModel.from_pretrained(tiny_bert).eval()(torch.tensor([[1, 6, 2]]))
+        alone = BertModel.from_pretrained(bert).eval()(torch.tensor([[1, 6, 2]]))
     states = alone.last_hidden_state[0]
     expected = {"cls": states[0], "mean": states.mean(0), "last": states[-1], "pooler": alone.pooler_output[0]}
     torch.testing.assert_close(found[1], expected[pooling], rtol=1e-4, atol=1e-5)
 
 
 @transformers
-def test_texts_are_cut_where_it_is_said(tmp_path, tiny_bert):
-    assert left(tmp_path, tiny_bert, "cls", context=5).input.context == 5
+def test_texts_are_cut_where_it_is_said(tmp_path, bert):
+    assert left(tmp_path, bert, "cls", context=5).input.context == 5
     with pytest.raises(UserError, match=r"encoder\.context: 13 tokens; expected at most 12"):
-        left(tmp_path, tiny_bert, "mean", context=13)
+        left(tmp_path, bert, "mean", context=13)
 
 
 @transformers
@@ -266,10 +251,10 @@ def narrow(directory: Path) -> None:
         (narrow, "cannot be made|another shape"),
     ],
 )
-def test_models_that_do_not_fit(tmp_path, tiny_bert, spoil, words):
-    spoil(tiny_bert)
+def test_models_that_do_not_fit(tmp_path, bert, spoil, words):
+    spoil(bert)
     with pytest.raises(UserError, match=words):
-        left(tmp_path, tiny_bert, "cls")
+        left(tmp_path, bert, "cls")
 
 
 @transformers
