@@ -16,7 +16,9 @@ class ExtractSettings(Settings):
     batch: Count = 256
     """Images a forward pass; batches never cross a shard."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Type in which features are stored; they are computed in float32."""
+    """Type in which features are stored."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which matrix products and convolutions run; features are float32 before they are stored."""
     splits: tuple[str, ...] | None = None
     """Which splits to extract; all downstream ones that the data has when left out (never `pretrain`)."""
     views: Count = 1
@@ -39,7 +41,9 @@ class ExtractSettings(Settings):
     def hashed(self) -> dict[str, Any]:
         """The settings that define the features, plain; options that change nothing here are left out."""
         left = {"views", "augmentation", "seed"} if self.views == 1 else set()
-        return self.model_dump(mode="json", exclude=left | ({"undecodable"} if self.undecodable == "fail" else set()))
+        left |= {"undecodable"} if self.undecodable == "fail" else set()
+        left |= {"precision"} if self.precision == "float32" else set()
+        return self.model_dump(mode="json", exclude=left)
 
 
 class GivenFeatures(Settings):

@@ -20,10 +20,12 @@ from nml_ray.data.dataset import Dataset
 from nml_ray.data.reader import ShardReader
 from nml_ray.data.views import Views
 from nml_ray.features.config import ExtractSettings
+from nml_ray.features.forward import Forward
 from nml_ray.features.plan import ExtractionPlan, ShardDone, WorkItem, keys_of, shard_files, shards_of
 from nml_ray.features.store import as_stored, read_shard, verify_shard, write_shard
 from nml_ray.features.sums import Sums
 from nml_ray.models.decoding import Decoder, Spec, as_batch, form
+from nml_ray.models.device import ready_device
 from nml_ray.models.encoder import TextEncoder, load_encoder
 
 NAMED = 20  # of the samples that were left out, in features.json
@@ -39,7 +41,8 @@ class Extractor:
         torch.set_num_threads(plan.threads)
         self.plan = plan
         self.settings = ExtractSettings.model_validate(plan.settings)
-        self.encoders = [load_encoder(Path(encoder.directory)).to(plan.device) for encoder in plan.encoders]
+        self.forward = Forward(ready_device(plan.device), self.settings.precision)
+        self.encoders = [load_encoder(Path(encoder.directory)).to(self.forward.device) for encoder in plan.encoders]
         if self.settings.views > 1 and any(isinstance(encoder, TextEncoder) for encoder in self.encoders):
             raise UserError("several views of texts", where="extract.views", expected="1 for encoders of texts")
         self._pool = ThreadPoolExecutor(plan.decode_threads, thread_name_prefix="decode")
@@ -98,7 +101,6 @@ class Extractor:
         self._readers.append(ShardReader(dataset, open_files=1))
         return dataset, self._readers[-1], dict(shards_of(dataset))
 
-    @torch.inference_mode()
     def _forward(
         self,
         dataset: Dataset,
@@ -119,10 +121,12 @@ class Extractor:
             stop = start + inputs[forms[0]].shape[1]
             for place, encoder in encoders.items():
                 for view, batch in enumerate(inputs[form(encoder.input)]):
-                    found = encoder(as_batch(batch, encoder.input, self.plan.device))
-                    values[place][view, start:stop] = found.float().cpu().numpy()
+                    brought = as_batch(self.forward.bring(batch), encoder.input, self.forward.device)
+                    self.forward.give(encoder, brought, values[place][view, start:stop])
+            self.forward.take(left=views.count * len(encoders))
             report(stop - start)
             start = stop
+        self.forward.take()
         return values, decoder.skipped
 
     def _write(self, place: int, item: WorkItem, rows: "Rows", values: NDArray[np.float32]) -> None:

@@ -33,7 +33,7 @@ def form(spec: Spec) -> Spec:
     return replace(spec, mean=(), std=()) if isinstance(spec, InputSpec) else spec
 
 
-def as_batch(inputs: NDArray[Any], spec: Spec, device: torch.device | str) -> torch.Tensor:
+def as_batch(inputs: NDArray[Any] | torch.Tensor, spec: Spec, device: torch.device | str) -> torch.Tensor:
     """One view's images [N, H, W, C], normalised for an encoder, or tokens [N, 2, L], on the device."""
     if isinstance(spec, InputSpec):
         return normalised(inputs, spec, device)

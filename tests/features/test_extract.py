@@ -14,6 +14,7 @@ from nml_ray.data.decode import open_image
 from nml_ray.data.indexing import set_known_bad
 from nml_ray.data.prefetch import Prefetcher
 from nml_ray.data.reader import ShardReader
+from nml_ray.features.config import ExtractSettings
 from nml_ray.features.extract import Extractor, extract_all, facts_of
 from nml_ray.features.plan import all_items, left_to_do, splits_of
 from nml_ray.features.store import read_split
@@ -192,3 +193,19 @@ def test_rows_that_are_missing_are_noticed(make_plan, images):
     set_known_bad(images / "test", [])
     with pytest.raises(UserError, match=r"1 samples without a row \(first: test/101\)"):
         facts_of(plan, 0, items)
+
+
+def test_a_lower_precision_is_near_and_stored_as_asked(make_plan):
+    exact, lower = make_plan("exact"), make_plan("lower", settings={"precision": "bfloat16", "dtype": "float16"})
+    extract(exact)
+    extract(lower)
+    for one, other in zip(exact.encoders, lower.encoders, strict=True):
+        near, far = (read_split(Path(each.attempt), "train").values for each in (other, one))
+        assert near.dtype == np.float16
+        assert not np.array_equal(near, far.astype(np.float16))
+        assert np.abs(near - far).max() < 0.05 * np.abs(far).max()
+
+
+def test_only_another_precision_changes_what_is_hashed():
+    assert "precision" not in ExtractSettings().hashed()
+    assert ExtractSettings(precision="bfloat16").hashed()["precision"] == "bfloat16"
