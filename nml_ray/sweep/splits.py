@@ -59,7 +59,8 @@ def _read(directory: str, split: str, facts: str) -> Split:
     cuts = task.get("cuts", {})
     where = "train" if split in cuts else split
     features = read_split(Path(directory), where)
-    found = Split(features.values, features.labels, key_hashes(features.keys))
+    views = features.views if split == "train" else None
+    found = Split(features.values if views is None else views, features.labels, key_hashes(features.keys))
     if unlabelled := int(np.count_nonzero(found.labels < 0)):
         raise UserError(
             f"{unlabelled} of {len(found.labels)} samples have no label",
