@@ -21,7 +21,8 @@ from nml_ray.data.loader import Completion
 from nml_ray.models.transfer import computed, host_memory
 from nml_ray.pretrain.arm import BaseArm
 from nml_ray.pretrain.best import keep_best
-from nml_ray.pretrain.resume import FOLDER, checkpoint_name, committed
+from nml_ray.pretrain.resume import FOLDER, checkpoint_name, committed, retire
+from nml_ray.storage.artifact import Attempt
 from nml_ray.storage.atomic import sync_directory, sync_tree
 
 Memory = dict[str, dict[str, Tensor]]  # of an arm's snapshots: tensors by name, by file
@@ -89,15 +90,20 @@ class Snapshot:
         sync_tree(self._aside)
 
     def commit(self, keep: int) -> None:
-        """Give what `write` wrote its name; from then on the checkpoint exists, and all but the newest `keep` go."""
-        if not self.directory.exists():  # an arm may go back to the step that all arms have
+        """Give what `write` wrote its name; from then on the checkpoint exists, and all but the newest `keep` go.
+
+        Those of earlier attempts stay until this one has as many.
+        """
+        if not self.directory.exists():  # else an orphan of this attempt has made it
             self._aside.rename(self.directory)
             sync_directory(self.directory.parent)
         shutil.rmtree(self._aside, ignore_errors=True)
         if self.best:
             keep_best(self.directory, self.attempt)
-        for old in committed(self.attempt)[:-keep]:
-            shutil.rmtree(old)
+        own = committed(self.attempt)
+        earlier = Attempt(self.attempt).earlier if len(own) >= keep else []
+        for old in [*own[:-keep], *(path for attempt in earlier for path in committed(attempt))]:
+            retire(old)
 
 
 def restore(arm: BaseArm[Any], checkpoint: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nml_ray.data.loader import Hole, Microbatch
+from nml_ray.pretrain.resume import committed, retire, step_of
 from nml_ray.storage.atomic import sync_directory
 
 FOLDER = "fed"
@@ -149,8 +150,12 @@ def _sync(path: Path) -> None:
 def set_replayed_aside(attempt: Path, step: int) -> None:
     """Move what earlier workers of this attempt fed from `step` on out of the way; before any worker cuts its log.
 
-    `step` is that of a checkpoint, so a file lies wholly before it or after it.
+    `step` is that of a checkpoint, so a file lies wholly before it or after it. Later checkpoints go: an arm may have
+    one that the others have not, and without its log it counts for nothing.
     """
+    for checkpoint in committed(attempt):
+        if step_of(checkpoint) > step:
+            retire(checkpoint)
     folder = attempt / FOLDER
     replayed = [path for path in folder.glob("rank-*-*.arrow") if int(path.stem.rpartition("-")[2]) > step]
     if not replayed:

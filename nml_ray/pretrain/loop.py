@@ -33,7 +33,7 @@ from nml_ray.pretrain.inputs import Fed, Inputs
 from nml_ray.pretrain.objectives import objective_of
 from nml_ray.pretrain.pace import Pace
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
-from nml_ray.pretrain.resume import checkpoint_name, checkpoints, common_resume
+from nml_ray.pretrain.resume import checkpoint_name, checkpoints, latest_common
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
 from nml_ray.pretrain.trackers import open_trackers
@@ -195,15 +195,20 @@ class _Run:
 
     def _resume(self) -> int:
         available = [checkpoints([Path(arm.attempt), *map(Path, arm.earlier)]) for arm in self.plan.arms]
-        step, found = common_resume(available)
-        for running, saved in zip(self.arms, found, strict=False):
-            state = restore(running.arm, saved)
+        step = self._agreed(latest_common(available))
+        for running, saved in zip(self.arms, available, strict=True) if step else ():
+            state = restore(running.arm, saved[step])
             running.curves, running.lineage = state["curves"], state["lineage"]
             self.undecodable = state["undecodable"]
         for running in self.arms:
             begun = {"attempt": running.attempt.name, "from_step": step, "workers": self.world.size}
             running.lineage = [*running.lineage, begun]
         return step
+
+    def _agreed(self, step: int) -> int:
+        """Rank 0's step: an orphan of a killed run may commit another between the looks of two workers."""
+        said = torch.tensor([step if self.world.rank == 0 else 0])
+        return int(self.world.sum_(said).item())
 
     def _give(self, step: int, microbatches: Sequence[Microbatch]) -> None:
         """Have every arm that goes on take a step."""

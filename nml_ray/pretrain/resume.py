@@ -1,6 +1,8 @@
 """Which committed checkpoints there are, and which arms can go on together from them. No torch here."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER = "checkpoints"
@@ -21,6 +23,15 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
+def retire(checkpoint: Path) -> None:
+    """Remove a checkpoint; it loses its name first, so that a kill leaves none of which a part is gone."""
+    gone = checkpoint.with_name(f"gone-{checkpoint.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):  # an orphan of its attempt has been quicker
+        checkpoint.rename(gone)
+        shutil.rmtree(gone)
+
+
 def checkpoints(attempts: Sequence[Path]) -> dict[int, Path]:
     """An arm's checkpoints by step; `attempts` are its directories, newest first."""
     found: dict[int, Path] = {}
@@ -30,13 +41,10 @@ def checkpoints(attempts: Sequence[Path]) -> dict[int, Path]:
     return found
 
 
-def common_resume(available: Sequence[dict[int, Path]]) -> tuple[int, list[Path]]:
-    """The latest step that every arm has, and each arm's checkpoint of it; (0, []) where there is none."""
-    shared = set.intersection(*(set(steps) for steps in available)) if available else set()
-    if not shared:
-        return 0, []
-    step = max(shared)
-    return step, [steps[step] for steps in available]
+def latest_common(available: Sequence[Collection[int]]) -> int:
+    """The latest step that every arm has; 0 where there is none."""
+    shared = set.intersection(*map(set, available)) if available else set()
+    return max(shared, default=0)
 
 
 def companies(available: Sequence[set[int]]) -> list[list[int]]:

@@ -89,6 +89,18 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path):
     assert [path.name[-2:] for path in committed(tmp_path)] == ["08", "12"]
 
 
+def test_earlier_attempts_keep_their_checkpoints_until_the_new_one_has_as_many(tmp_path):
+    old, new, later = (tmp_path / f"attempt-000{number}" for number in (1, 2, 3))
+    for attempt, steps in ((old, (4, 8)), (later, (4,)), (new, (12, 16))):
+        with Committer(ranks=1) as committer:
+            for step in steps:
+                committer.submit(cut(attempt, step=step), [snapshot(attempt, step)])
+                committer.wait()
+                if step == 12:
+                    assert [path.name[-2:] for path in committed(old)] == ["04", "08"]
+    assert [len(committed(attempt)) for attempt in (old, new, later)] == [0, 2, 1]
+
+
 def test_a_snapshot_does_not_follow_the_training(make_plan):
     from nml_ray.models.config import EncoderSettings
     from nml_ray.pretrain.arm import Arm

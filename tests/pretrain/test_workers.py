@@ -1,6 +1,7 @@
 """Data parallel over gloo: the same samples and labels for every number of workers, equal bits after a kill."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -11,17 +12,24 @@ import pytest
 from pyarrow import concat_tables, feather, parquet
 from safetensors.numpy import load_file
 
+from nml_ray.pretrain.resume import committed
+
 WORKER = Path(__file__).with_name("gloo_worker.py")
 
 
 def train(plan, workers: int, rendezvous: Path, stop: int | None = None) -> None:
     """Run a plan to its end on so many processes, or until rank 0 is killed after `stop` images."""
+    codes = run([plan] * workers, rendezvous, [str(stop)] if stop else [])
+    assert (codes == [0] * workers) if stop is None else codes[0] == -9
+
+
+def run(plans, rendezvous: Path, tail=()) -> list[int]:
+    """One process for each rank's plan; their exit codes."""
     rendezvous.unlink(missing_ok=True)
     command = [sys.executable, str(WORKER), str(rendezvous)]
-    tail = [json.dumps(asdict(plan)), *([str(stop)] if stop else [])]
-    processes = [subprocess.Popen([*command, str(rank), str(workers), *tail]) for rank in range(workers)]
-    codes = [process.wait() for process in processes]
-    assert (codes == [0] * workers) if stop is None else codes[0] == -9
+    told = [(str(rank), str(len(plans)), json.dumps(asdict(plan))) for rank, plan in enumerate(plans)]
+    processes = [subprocess.Popen([*command, *words, *tail]) for words in told]
+    return [process.wait() for process in processes]
 
 
 def result(plan):
@@ -82,3 +90,25 @@ def test_a_strong_recipe_does_not_depend_on_the_number_of_workers(make_plan, tin
     for one, other in zip(alone, shared, strict=True):
         for name in ("loss_clean", "loss_flipped", "validation_loss"):
             assert np.isclose(one[name], other[name], rtol=0.05)
+
+
+@pytest.mark.slow
+def test_all_workers_resume_where_rank_0_does(make_plan, tmp_path):
+    """An orphan of a killed driver commits a checkpoint after rank 0 has looked and before rank 1 does."""
+    settings = {"microbatch": 8, "epochs": 2}
+    undisturbed = make_plan(store="undisturbed", **settings)
+    train(undisturbed, 2, tmp_path / "meet")
+    killed = replace(make_plan(store="killed", **settings), checkpoint_steps=2)
+    train(killed, 2, tmp_path / "meet", stop=7 * 32)
+
+    late = make_plan(store="killed", **settings)
+    before = shutil.copytree(tmp_path / "killed", tmp_path / "before")
+    for attempt in before.glob("pretrain/*/attempt-0001"):
+        shutil.rmtree(committed(attempt)[-1])
+    seen = [
+        replace(arm, earlier=tuple(path.replace(str(tmp_path / "killed"), str(before)) for path in arm.earlier))
+        for arm in late.arms
+    ]
+    assert run([replace(late, arms=tuple(seen)), late], tmp_path / "meet") == [0, 0]
+    weights, expected = result(late)[0], result(undisturbed)[0]
+    assert all(np.array_equal(weights[name], expected[name]) for name in expected)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nml_ray.pretrain.resume import committed, step_of
 from tests.pretrain.audit.audited import (
     audit,
     finish,
@@ -15,6 +16,7 @@ from tests.pretrain.audit.audited import (
     train,
     two_attempts,
 )
+from tests.pretrain.conftest import group_plan
 
 
 def test_an_undisturbed_run_holds(clean, data):
@@ -60,6 +62,26 @@ def test_an_attempt_whose_workers_were_started_again_holds(data, tmp_path):
     assert report.holds, [str(finding) for finding in report.findings]
     assert report.attempts == (("attempt-0001", 0), ("attempt-0001", 6))
     assert report.replayed == 2 * 32
+
+
+def test_an_arm_that_was_ahead_and_went_back_holds_when_it_goes_on_alone(data, tmp_path):
+    """Killed between the commits of two arms, and again before the next; then each arm goes on without the other."""
+
+    def both():
+        return replace(group_plan(tmp_path / "store", data, epochs=2), undecodable_limit=0.05, checkpoint_steps=2)
+
+    plan = both()
+    train(plan, 9)
+    ahead, behind = (Path(arm.attempt) for arm in plan.arms)
+    shutil.rmtree(committed(behind)[-1])
+    assert [step_of(committed(attempt)[-1]) for attempt in (ahead, behind)] == [8, 6]
+    train(plan, 7)
+    pair = both()
+    alone = replace(pair, arms=pair.arms[:1])
+    shutil.move(behind.parent, tmp_path / "other")
+    report = audit(finish(alone, train(alone)), data)
+    assert report.holds, [str(finding) for finding in report.findings]
+    assert report.attempts[-1][1] == 6
 
 
 @pytest.mark.parametrize("ranks", [(2, 2), (2, 1), (1, 2)])
