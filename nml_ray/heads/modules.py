@@ -1,9 +1,11 @@
 """The head: an optional MLP from D to D, and a linear classifier on what it returns."""
 
 import math
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from nml_ray.heads.config import HeadSetting, MlpOptions
 
@@ -55,10 +57,51 @@ def new_head(setting: HeadSetting, dim: int, classes: int, seed: int) -> Head:
 
 
 class _Linear(nn.Linear):
-    """Born without values, so that PyTorch's global generator is not drawn from."""
+    """Born without values, so that PyTorch's global generator is not drawn from.
+
+    While it is trained each gradient of the weight lies where the last one lay, and takes its place: new memory of that
+    size for every step would cost more than a third of the product itself at D = 2048 (`benchmarks/head_step.py`).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self._room: Tensor | None = None
 
     def reset_parameters(self) -> None:
         pass
+
+    def train(self, mode: bool = True) -> Self:
+        """Evaluation needs no room for gradients."""
+        self._room = None
+        return super().train(mode)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            return _Affine.apply(rows, self.weight, self.bias, self)
+        return super().forward(rows)
+
+    def room(self) -> Tensor:
+        """Where the gradient of the weight goes."""
+        if self._room is None:
+            self._room = torch.empty_like(self.weight)
+        return self._room
+
+
+class _Affine(Function):
+    """rows @ weight^T + bias; the backward pass sets `weight.grad`, whatever it was."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, layer: _Linear) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        ctx.layer = layer
+        return torch.addmm(bias, rows, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> Any:
+        rows, weight = ctx.saved_tensors
+        below = above @ weight if ctx.needs_input_grad[0] else None
+        ctx.layer.weight.grad = torch.mm(above.mT, rows, out=ctx.layer.room())
+        return below, None, above.sum(0), None
 
 
 def _mlp(setting: MlpOptions, dim: int) -> nn.Sequential:
