@@ -104,11 +104,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def save(name: str, out: Path, figures: Mapping[str, Any], tables: Sequence[str], goals: Sequence[Goal]) -> None:
-    """Write NAME.json and NAME.md, and print the latter."""
+def save(
+    name: str,
+    out: Path,
+    figures: Mapping[str, Any],
+    tables: Sequence[str],
+    goals: Sequence[Goal],
+    script: str = "",
+) -> None:
+    """Write NAME.json and NAME.md, and print the latter; `script` is what made them, where it is not called NAME."""
     used = {**versions(), **{package: metadata.version(package) for package in PACKAGES if _installed(package)}}
     words = ["PATH" if os.path.isabs(word) else word for word in sys.argv[1:]]
-    command = shlex.join(["python", f"benchmarks/{name}.py", *words])
+    command = shlex.join(["python", f"benchmarks/{script or name}.py", *words])
     facts = {
         "command": command,
         "date": date.today().isoformat(),
