@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from nml_ray.analysis import plots, statistics, tables
+from nml_ray.analysis import plots, statistics, tables, task_tables
 from nml_ray.analysis.headline import cards, headline, samples_of
 from nml_ray.analysis.results import ArmResult, StudyResult
 from nml_ray.analysis.sections import legends, sections
@@ -21,8 +21,8 @@ __all__ = ["headline", "render", "write_report"]
 def write_report(result: StudyResult, directory: Path) -> list[Path]:
     """Write report.html and the CSV files of what the study holds; return their paths.
 
-    scores.csv, paper_table.csv, differences.csv, gains.csv, measures.csv, spectra.csv and curves.csv; files without
-    rows are left out.
+    scores.csv, paper_table.csv, differences.csv, gains.csv, measures.csv, spectra.csv, curves.csv, task_scores.csv,
+    task_table.csv, task_ranks.csv and fractions.csv; files without rows are left out.
 
     Raises:
         UserError: two arms have the same ratio and seed (of different noise kinds): their numbers would be mixed.
@@ -39,12 +39,23 @@ def write_report(result: StudyResult, directory: Path) -> list[Path]:
         "measures.csv": tables.rows_to_csv(tables.measure_rows(arms)),
         "spectra.csv": tables.rows_to_csv(tables.spectrum_rows(arms)),
         "curves.csv": tables.rows_to_csv(tables.curve_rows(arms)),
+        **_task_files(result),
     }
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         if text:
             (directory / name).write_text(text, encoding="utf-8", newline="\n")
     return [directory / name for name, text in written.items() if text]
+
+
+def _task_files(result: StudyResult) -> dict[str, str]:
+    tasks, parts = result.tasks, task_tables.fraction_table(result)
+    return {
+        "task_scores.csv": tables.rows_to_csv(task_tables.task_rows(tasks)),
+        "task_table.csv": tables.to_csv(task_tables.task_table(tasks)) if tasks else "",
+        "task_ranks.csv": tables.to_csv(task_tables.rank_table(tasks)) if len(tasks) > 1 else "",
+        "fractions.csv": tables.to_csv(parts) if parts.rows else "",
+    }
 
 
 def render(result: StudyResult) -> str:

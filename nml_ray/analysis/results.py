@@ -63,6 +63,7 @@ class HeadScore:
 class ArmResult:
     """All that is known of one pre-trained encoder: one noise ratio, one pre-training seed.
 
+    `heads` were fitted on the largest data fraction; `fractions` holds those of all, where there are several.
     `ratio` is the exact decimal text ("0.1"); `realised` the share of labels that really differ.
     """
 
@@ -73,6 +74,25 @@ class ArmResult:
     spectra: Sequence[Spectrum] = ()
     curves: Sequence[EpochCurve] = ()
     heads: Sequence[HeadScore] = ()
+    fractions: Sequence[HeadScore] = ()
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One downstream task on every encoder.
+
+    `arms` hold the spectra and heads of this task alone. `metric` is the task's own. `counts_for` says which averages
+    over tasks it enters: "test", "ood". `samples` maps each split that was measured ("ood-NAME" for a set of another
+    domain) to its size; scores of "ood" are the mean over those sets.
+    """
+
+    name: str
+    title: str
+    metric: str
+    arms: Sequence[ArmResult]
+    counts_for: Sequence[str] = ("test",)
+    chance: float | None = None
+    samples: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,3 +117,4 @@ class StudyResult:
     arms: Sequence[ArmResult]
     data: Sequence[SplitFacts] = ()
     made_from: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Sequence[TaskResult] = ()

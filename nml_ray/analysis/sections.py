@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nml_ray.analysis import plots, statistics, tables
+from nml_ray.analysis import plots, statistics, tables, task_tables
 from nml_ray.analysis.headline import samples_of
 from nml_ray.analysis.plots import Plot
-from nml_ray.analysis.results import ArmResult, StudyResult
+from nml_ray.analysis.results import ArmResult, StudyResult, TaskResult
 from nml_ray.analysis.svg import Palette
 from nml_ray.analysis.tables import Table
 from nml_ray.analysis.training_plots import CURVES, curve
@@ -64,6 +64,8 @@ def sections(result: StudyResult, palette: Palette) -> list[Section]:
         *(_spectra(arms, palette) if tables.measured(arms) else ()),
         *(_training(arms, palette) if any(arm.curves for arm in arms) else ()),
         *(_given(given, samples, palette) if given else ()),
+        *(_tasks(result.tasks) if result.tasks else ()),
+        *_fractions(result),
     ]
     return [section for section in found if section.figures or section.tables]
 
@@ -295,3 +297,31 @@ def _given(arms: Sequence[ArmResult], samples: Mapping[str, int], palette: Palet
             "encoders",
         ),
     ]
+
+
+def _tasks(tasks: Sequence[TaskResult]) -> list[Section]:
+    metrics = "; ".join(f"{task.title}: {task.metric.replace('_', ' ')}" for task in tasks)
+    chosen = [task_tables.counted(tasks, split) for split in task_tables.splits_of(tasks)]
+    averaged = ", ".join(f"{len(own)} task{'s' * (len(own) != 1)}" for own in chosen)
+    shown = [Shown(task_tables.task_table(tasks), f"Each task's own metric, times 100. {metrics}.")]
+    if len(tasks) > 1 and len(task_tables.heads_of(tasks)) > 1:
+        caption = "Mean rank of each head among all on the same encoder, over tasks: 1 is best, equal scores share one."
+        shown.append(Shown(task_tables.rank_table(tasks), caption))
+    return [
+        Section(
+            "tasks",
+            "Downstream tasks",
+            "The same encoders on every task. Out of domain is the mean over a task's sets of other domains. Means and "
+            f"ranks are taken within each pre-training seed, over the tasks that count for a domain ({averaged}).",
+            tables=shown,
+        )
+    ]
+
+
+def _fractions(result: StudyResult) -> list[Section]:
+    arms = [arm for own in (result.arms, *(task.arms for task in result.tasks)) for arm in own]
+    if not any(arm.fractions for arm in arms):
+        return []
+    table = task_tables.fraction_table(result)
+    lead = "Heads fitted on a part of the training samples: the same share of every class, smaller parts inside larger."
+    return [Section("fractions", "By data fraction", lead, tables=[Shown(table, "Times 100.")])]

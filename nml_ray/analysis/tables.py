@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nml_ray.analysis import statistics
-from nml_ray.analysis.results import ArmResult
+from nml_ray.analysis.results import ArmResult, HeadScore
 from nml_ray.analysis.spectrum import shares
 from nml_ray.analysis.statistics import CLEAN, Estimate, Verdict
 from nml_ray.analysis.wording import SPLITS, head_label, in_sentence, ratio_label, split_label, with_interval
@@ -239,17 +239,22 @@ def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _arm(arm: ArmResult) -> dict[str, Any]:
+def arm_facts(arm: ArmResult) -> dict[str, Any]:
+    """What says in a row of CSV which arm it is of."""
     return {"kind": arm.kind, "ratio": arm.ratio, "realised": arm.realised, "seed": arm.seed}
+
+
+def score_facts(score: HeadScore) -> dict[str, Any]:
+    """What says in a row of CSV which head it is of."""
+    return {"head": statistics.method_of(score), "head_seed": score.head_seed}
 
 
 def score_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
     """One row for each arm, head, head seed, split and metric; values are shares."""
     return [
         {
-            **_arm(arm),
-            "head": statistics.method_of(score),
-            "head_seed": score.head_seed,
+            **arm_facts(arm),
+            **score_facts(score),
             "split": split,
             "metric": metric,
             "value": value,
@@ -268,7 +273,7 @@ def spectrum_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
     for arm in arms:
         for spectrum in arm.spectra:
             values = spectrum.singular_values
-            place = {**_arm(arm), "split": spectrum.split, "transform": spectrum.transform}
+            place = {**arm_facts(arm), "split": spectrum.split, "transform": spectrum.transform}
             rows += [
                 {**place, "index": i + 1, "singular_value": value, "share": float(share)}
                 for i, (value, share) in enumerate(zip(values, shares(values), strict=True))
@@ -287,7 +292,7 @@ def measure_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
 def _own_measures(arm: ArmResult) -> list[dict[str, Any]]:
     return [
         {
-            **_arm(arm),
+            **arm_facts(arm),
             "head": "",
             "head_seed": "",
             "split": spectrum.split,
@@ -303,7 +308,7 @@ def _own_measures(arm: ArmResult) -> list[dict[str, Any]]:
 def _head_measures(arm: ArmResult) -> list[dict[str, Any]]:
     return [
         {
-            **_arm(arm),
+            **arm_facts(arm),
             "head": statistics.method_of(score),
             "head_seed": score.head_seed,
             "split": split,
@@ -320,4 +325,4 @@ def _head_measures(arm: ArmResult) -> list[dict[str, Any]]:
 
 def curve_rows(arms: Sequence[ArmResult]) -> list[dict[str, Any]]:
     """One row for each epoch of each arm; flipped columns are empty for an arm without flipped samples."""
-    return [{**_arm(arm), **vars(curve)} for arm in arms for curve in arm.curves]
+    return [{**arm_facts(arm), **vars(curve)} for arm in arms for curve in arm.curves]

@@ -39,6 +39,14 @@ _LINE = 5.0  # seconds between two lines of progress
     "--classes", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, in label order."
 )
 @click.option("--image-column", default="", metavar="NAME", help="Of a table: paths or bytes of the images.")
+@click.option(
+    "--text-column",
+    "text_columns",
+    default=(),
+    multiple=True,
+    metavar="NAME",
+    help="Of a table of texts instead of images: the text; twice for two that belong together.",
+)
 @click.option("--label-column", default="", metavar="NAME", help="Of a table: class names or numbers.")
 @click.option("--caption-column", default="", metavar="NAME", help="Of a table: captions.")
 @click.option("--key-column", default="", metavar="NAME", help="Of a table: keys, if not the paths.")
@@ -63,6 +71,7 @@ def shard(
     seed: int,
     classes: Path | None,
     image_column: str,
+    text_columns: tuple[str, ...],
     label_column: str,
     caption_column: str,
     key_column: str,
@@ -80,7 +89,8 @@ def shard(
     \b
     SOURCE is one of
       a folder of images          each sub-directory a class
-      a .csv, .tsv or .parquet    paths or bytes of images, labels, captions (or a directory of .parquet)
+      a .csv, .tsv or .parquet    paths or bytes of images, or texts; labels, captions (or a directory of .parquet)
+      a .txt                      lines of a path, a blank and a label
       a directory of tars         to be cut and shuffled anew, or made smaller
       torchvision:NAME            with --root and --split; nothing is downloaded
       an s3:// or gs:// URL       an indexed data set: its tars, read through a cache on this machine
@@ -115,13 +125,16 @@ def shard(
     from nml_ray.data.sources.table import Columns
     from nml_ray.storage.location import locate
 
+    if len(text_columns) > 2 or (text_columns and (image_column or caption_column)):
+        found = ", ".join((*text_columns, *filter(None, (image_column, caption_column))))
+        raise UserError(found, where="--text-column", expected="one or two texts, and no column of images or captions")
     if ray and workers > 1:
         raise UserError(f"{workers}, and --ray too", where="--workers", expected="one of them: Ray counts CPUs itself")
     place = locate(directory, "OUT")
     out = place if place.remote else place.local.absolute() if ray else place.local
     options = SourceOptions(
         classes=class_names(classes) if classes else None,
-        columns=Columns(image_column, label_column, caption_column, key_column),
+        columns=Columns(image_column, label_column, caption_column, key_column, text_columns),
         root=root.absolute() if root and ray else root,
         split=split,
         key_prefix=key_prefix or "",

@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "nml_ray.cli.report:report",
     "audit": "nml_ray.cli.audit:audit",
     "doctor": "nml_ray.cli.doctor:doctor",
+    "tasks": "nml_ray.cli.tasks:tasks",
     "ledger": "nml_ray.cli.ledger:ledger",
     "data": "nml_ray.cli.data:data",
     "schema": "nml_ray.cli.schema:schema",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from nml_ray.config.settings import Count, Ratio, Seed, Settings
 from nml_ray.config.validate import Misplaced
@@ -65,7 +65,7 @@ class Cut(Settings):
     """Samples of `train` instead of a set of their own, drawn by key, class by class; the rest stays in `train`."""
 
     cut: Ratio | None = None
-    """Share of the samples; every class keeps at least one in `train`."""
+    """Share of the samples (of those that are left, where `test` is cut first); each class keeps one in `train`."""
     keep: Count | None = None
     """Samples of each class that stay in `train`; all others are taken."""
 
@@ -82,7 +82,18 @@ class Cut(Settings):
         return {"share": self.cut} if self.cut is not None else {"keep": self.keep}
 
 
+def _which(data: Any) -> str:
+    """The class that data of a set or a cut are meant for."""
+    words = data if isinstance(data, Mapping) else ()
+    return "Cut" if isinstance(data, Cut) or "cut" in words or "keep" in words else "ShardSet"
+
+
 Train = Annotated[ShardSet, BeforeValidator(_path_alone)]
+SetOrCut = Annotated[
+    Annotated[ShardSet, Tag("ShardSet")] | Annotated[Cut, Tag("Cut")],
+    Discriminator(_which),
+    BeforeValidator(_path_alone),
+]
 Ood = Annotated[OodSet, BeforeValidator(_path_alone)]
 
 
@@ -105,9 +116,9 @@ class TaskSettings(Settings):
     """Where it comes from, and what there is to know of it."""
     train: Train
     """Samples to fit heads on."""
-    validation: Annotated[ShardSet | Cut, BeforeValidator(_path_alone)] = Cut(cut="0.1")
+    validation: SetOrCut = Cut(cut="0.1")
     """Samples on which settings are chosen: a set of its own, or a cut from `train` (after `test`, if that is one)."""
-    test: Annotated[ShardSet | Cut, BeforeValidator(_path_alone)]
+    test: SetOrCut
     """Samples of the same domain, read once: a set of its own, or a cut from `train`."""
     ood: dict[str, Ood] = Field(default_factory=dict)
     """Test sets of other domains by name, read once."""

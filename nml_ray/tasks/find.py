@@ -55,7 +55,8 @@ def class_map(task: TaskSettings, name: str, data: str) -> Mapping[str, tuple[st
     chosen = task.ood[name].classes
     if not isinstance(chosen, str):
         return chosen
-    path = beside(chosen, data)
+    own = Path(str(files("nml_ray.tasks") / "files" / chosen))
+    path = str(own) if own.is_file() else beside(chosen, data)
     where = f"task {task.name}, ood.{name}.classes"
     if not Path(path).is_file():
         raise UserError(f"there is no file '{path}'", where=where, expected="a YAML or JSON file of CLASS: [NAME, ...]")

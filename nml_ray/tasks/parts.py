@@ -25,7 +25,7 @@ def cut(labels: NDArray[np.int64], hashes: Draws, cuts: Mapping[str, Mapping[str
         seed: of the draws.
 
     Returns:
-        Ascending row numbers by split. A share takes floor(share * N + 1/2) rows of the whole set, spread evenly over
+        Ascending row numbers by split. A share takes floor(share * N + 1/2) of the N rows left, spread evenly over
         the classes, but of each class at most all but one.
     """
     left = np.arange(len(labels))
@@ -36,7 +36,7 @@ def cut(labels: NDArray[np.int64], hashes: Draws, cuts: Mapping[str, Mapping[str
             taken = rank >= how["keep"]
         else:
             most = np.flatnonzero(~_last_of_class(labels[left], rank))
-            count = min(rounded_count(how["share"], len(labels)), len(most))
+            count = min(rounded_count(how["share"], len(left)), len(most))
             taken = np.zeros(len(left), bool)
             taken[most[np.lexsort((hashes[left][most], place[most]))[:count]]] = True
         parts[split], left = left[taken], left[~taken]

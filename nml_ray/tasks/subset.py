@@ -36,6 +36,7 @@ def groups_of(
         if tuple(other) == tuple(train):
             return None
     label = {name: number for number, name in enumerate(train)}
+    label |= {str(number): number for number in range(len(train)) if str(number) not in label}  # digits are a label
     known = set(other)
     for name, wanted in (classes or {}).items():
         if name not in known and not are_numbers(other):
@@ -52,7 +53,7 @@ def _refuse_unknown(names: Sequence[str], label: Mapping[str, int], where: str) 
     if unknown := [name for name in names if name not in label]:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UserError(
-            f"class '{unknown[0]}'{more} is none of the training set's {len(label)}",
+            f"class '{unknown[0]}'{more} is none of the training set's",
             where=where,
             expected="classes of the training set, or `classes: {NAME: [NAMES OF TRAIN]}` that says which are meant",
             nearest=nearest_name(unknown[0], label),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import matthews_corrcoef
 
 from nml_ray.tasks import metrics
 
@@ -33,3 +34,27 @@ def test_a_class_only_predicted_counts_in_f1_and_not_in_recall() -> None:
     labels, predicted = np.array([0, 0]), np.array([0, 5])
     assert metrics.macro_f1(labels, predicted) == pytest.approx(1 / 3)
     assert metrics.mean_per_class(labels, predicted) == 0.5
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_matthews_is_scikit_learn_s(classes):
+    draw = np.random.default_rng(classes)
+    for _ in range(20):
+        labels, predicted = draw.integers(0, classes, (2, 40))
+        expected = matthews_corrcoef(labels, predicted)
+        assert metrics.matthews(labels, predicted) == pytest.approx(expected, abs=1e-12)
+    assert metrics.matthews(np.zeros(4, np.int64), np.array([0, 1, 0, 1])) == 0
+
+
+def test_pearson_is_numpy_s():
+    draw = np.random.default_rng(0)
+    values, predicted = draw.normal(size=(2, 50))
+    assert metrics.pearson(values, predicted) == pytest.approx(np.corrcoef(values, predicted)[0, 1], abs=1e-12)
+    assert metrics.pearson(values, 3 * values - 2) == pytest.approx(1) and metrics.pearson(values, 0 * values) == 0
+
+
+def test_scores_name_the_metric_asked_for():
+    labels, predicted = np.array([0, 0, 1]), np.array([0, 1, 1])
+    assert list(metrics.scores(labels, predicted)) == ["accuracy", "macro_f1"]
+    assert metrics.scores(labels, predicted, "mean_per_class")["mean_per_class"] == pytest.approx(0.75)
+    assert list(metrics.scores(labels.astype(float), predicted.astype(float), "pearson")) == ["pearson"]

@@ -18,7 +18,7 @@ from nml_ray.storage.location import Location, locate
 from nml_ray.storage.scratch import scratch
 from nml_ray.storage.shard_cache import DEFAULT_SIZE
 
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet", ".txt")
 TORCHVISION = "torchvision:"
 SPOOL = ".images.part"
 
@@ -55,8 +55,8 @@ def opened_source(
     """The listing of a source, which can be read until the block ends.
 
     Args:
-        source: `torchvision:NAME`; a .csv, .tsv or .parquet file, or a directory of Parquet files; a directory with
-            tars; a folder of images; an `s3://` or `gs://` URL of an indexed data set.
+        source: `torchvision:NAME`; a .csv, .tsv, .parquet or .txt file, or a directory of Parquet files; a directory
+            with tars; a folder of images; an `s3://` or `gs://` URL of an indexed data set.
         directory: where shards will be written; a file for images that come as bytes lies there meanwhile, or, if it
             is on an object store, in the directory for temporary files.
         options: how to read it.

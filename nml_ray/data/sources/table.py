@@ -1,4 +1,4 @@
-"""CSV and Parquet files of image paths or image bytes, with labels and captions."""
+"""CSV and Parquet files of image paths, image bytes or texts, with labels and captions; lists of paths and labels."""
 
 import csv
 import json
@@ -32,16 +32,23 @@ USUAL: Mapping[str, tuple[str, ...]] = {
     "key": ("key",),
 }
 BATCH = 256  # rows of image bytes in memory
+LISTED = ("path", "label")  # the columns of a .txt file
+TEXT = "txt"  # extension of a sample that is a text
+NO_LABEL = "-1"  # what published tables write where there is none
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of a table's columns; "" takes the first usual name that the table has (see `USUAL`)."""
+    """Names of a table's columns; "" takes the first usual name that the table has (see `USUAL`).
+
+    `texts`: the samples are texts instead of images, of one column or of two that belong together.
+    """
 
     image: str = ""
     label: str = ""
     caption: str = ""
     key: str = ""
+    texts: tuple[str, ...] = ()
 
     def of(self, names: Sequence[str], where: str) -> dict[str, str]:
         """Column by use; uses without a column are left out.
@@ -49,23 +56,32 @@ class Columns:
         Raises:
             UserError: a column that the table does not have, no column of images.
         """
-        found: dict[str, str] = {}
+        found: dict[str, str] = {f"text{place}": name for place, name in enumerate(self.texts)}
+        for name in self.texts:
+            _refuse_absent(name, names, where)
         for use, usual in USUAL.items():
+            if self.texts and use in ("image", "caption"):
+                continue
             asked: str = getattr(self, use)
-            if asked and asked not in names:
-                raise UserError(
-                    f"no column '{asked}'", where=where, expected=", ".join(names), nearest=nearest_name(asked, names)
-                )
+            if asked:
+                _refuse_absent(asked, names, where)
             column = asked or next((name for name in usual if name in names), "")
             if column:
                 found[use] = column
-        if "image" not in found:
+        if "image" not in found and not self.texts:
             raise UserError(
                 f"which column holds the images? It has {', '.join(names)}",
                 where=where,
                 expected=f"--image-column, or a column named {', '.join(USUAL['image'])}",
             )
         return found
+
+
+def _refuse_absent(column: str, names: Sequence[str], where: str) -> None:
+    if column not in names:
+        raise UserError(
+            f"no column '{column}'", where=where, expected=", ".join(names), nearest=nearest_name(column, names)
+        )
 
 
 def table_listing(
@@ -75,11 +91,12 @@ def table_listing(
     root: Path | None = None,
     classes: Sequence[str] | None = None,
 ) -> Listing:
-    """The samples of CSV, TSV or Parquet files.
+    """The samples of CSV, TSV or Parquet files, or of lists (.txt) with a path, a blank and a label in each line.
 
     A column of text holds paths, taken from `root`; a binary column, or a struct with `bytes`, holds encoded images,
     which are copied to `spool`. Keys: the key column (dots of the last part become underscores), else the path
-    (`key_of`), else `<file's stem>/<row>`.
+    (`key_of`), else `<file's stem>/<row>`. Texts are copied to `spool` as they are, two of them with a line break
+    between. Rows with the label -1, which stands for none, are left out and noted.
 
     Args:
         files: of one kind and with the same columns.
@@ -92,13 +109,19 @@ def table_listing(
     Raises:
         UserError: file and row of what is wrong.
     """
-    builder, labels = RowBuilder(), []
+    builder, labels, unlabelled = RowBuilder(), [], 0
     for file in files:
         base = root or file.parent
         for number, row in _rows(file, columns):
             where = f"{file}, row {number}"
-            labels.append(None if row.get("label") is None else str(row["label"]).strip())
-            if isinstance(row["image"], bytes):
+            label = None if row.get("label") is None else str(row["label"]).strip()
+            if label == NO_LABEL:
+                unlabelled += 1
+                continue
+            labels.append(label)
+            if columns.texts:
+                _add_text(builder, spool, row, f"{file.stem.replace('.', '_')}/{number:09d}", where)
+            elif isinstance(row["image"], bytes):
                 _add_bytes(builder, spool, row, f"{file.stem.replace('.', '_')}/{number:09d}", where)
             else:
                 _add_path(builder, row, base, where)
@@ -110,12 +133,14 @@ def table_listing(
     if classes is None:
         classes = _stated_classes(files[0], columns)
     numbers, names = class_numbers(words, classes, f"{files[0]}, column of labels")
-    return Listing(rows.set_column(1, rows.schema.field("label"), numbers), names)
+    notes = (f"rows without a label ({NO_LABEL}), left out: {unlabelled}",) if unlabelled else ()
+    whole = rows.set_column(1, rows.schema.field("label"), numbers)
+    return Listing(whole, names, TEXT if columns.texts else "", notes=notes)
 
 
 def _rows(file: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row number from 1 (without a header), and values by use."""
-    reader = _parquet if file.suffix == ".parquet" else _csv
+    reader = {".parquet": _parquet, ".txt": _list}.get(file.suffix, _csv)
     number = 0
     try:
         for found, batch in reader(file, columns):
@@ -158,6 +183,25 @@ def _csv(file: Path, columns: Columns) -> Iterator[tuple[dict[str, str], pa.Reco
     with pacsv.open_csv(file, parse_options=parse, convert_options=options) as reader:
         for batch in reader:
             yield found, batch
+
+
+def _list(file: Path, columns: Columns) -> Iterator[tuple[dict[str, str], pa.RecordBatch]]:
+    """Lines of a path, a blank and a label."""
+    found = columns.of(LISTED, str(file))
+    with open(file, encoding="utf-8-sig") as text:
+        pairs = [line.strip().rpartition(" ") for line in text if line.strip()]
+    if wrong := next((number for number, pair in enumerate(pairs, 1) if not pair[0]), 0):
+        raise UserError("no label", where=f"{file}, row {wrong}", expected="a path, a blank and a label")
+    values = {"path": [pair[0].strip() for pair in pairs], "label": [pair[2] for pair in pairs]}
+    yield found, pa.record_batch({name: pa.array(values[name], pa.string()) for name in LISTED})
+
+
+def _add_text(builder: RowBuilder, spool: Spool, row: Mapping[str, Any], numbered: str, where: str) -> None:
+    parts = [row[name] for name in ("text0", "text1") if name in row]
+    for part in parts:
+        if not isinstance(part, str):
+            raise UserError(f"text {part!r}", where=where, expected="text")
+    spool.add(builder, _given_key(row) or numbered, "\n".join(parts).encode(), TEXT, None, where)
 
 
 def _add_bytes(builder: RowBuilder, spool: Spool, row: Mapping[str, Any], numbered: str, where: str) -> None:

@@ -1,8 +1,9 @@
 """The report stage: the results of a study's artifacts as one page, CSV files and the headline for the terminal.
 
 Leaves report.html, *.csv and headline.txt. Settings: `name`, `title`, `arms` (a list of `ratio`, `kind`, `seed` and
-`roles`: ledger, pretrain, spectrum, heads to the role of the artifact, as far as the job has them) and `data` (split
-to the role of the artifact that holds it).
+`roles`: ledger, pretrain, spectrum, heads to the role of the artifact, as far as the job has them), `data` (split
+to the role of the artifact that holds it) and, of a job with downstream tasks, `tasks` (a list of `name`, `title`,
+`metric`, `chance`, `counts_for`, `shards`, the role of its data, and `arms` of the task).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from nml_ray.analysis.report import headline, write_report
-from nml_ray.analysis.results import ArmResult, EpochCurve, HeadScore, Spectrum, SplitFacts, StudyResult
+from nml_ray.analysis.results import ArmResult, EpochCurve, HeadScore, Spectrum, SplitFacts, StudyResult, TaskResult
 from nml_ray.config.settings import exact_ratio
 from nml_ray.data.dataset_info import DatasetInfo, read_info
 from nml_ray.storage.artifact import Artifact, Store
@@ -21,6 +22,7 @@ from nml_ray.study.execute import HEADLINE
 from nml_ray.study.stages.heads import RESULTS_FILE, read_scores
 from nml_ray.study.stages.spectrum import SPECTRUM_FILE
 from nml_ray.study.task import Context, Task
+from nml_ray.tasks.config import ood_split
 
 USES = {
     "pretrain": "to pre-train on; the only labels that noise is put on",
@@ -50,9 +52,39 @@ def study_result(task: Task, store: Store) -> StudyResult:
         for split, role in settings["data"].items()
         if (task.inputs[role].path / split).exists()
     }
-    return StudyResult(
-        settings["name"], settings["title"], arms, split_facts(infos, arms), made_from(task.inputs, store, infos)
+    origin = made_from(task.inputs, store, {**infos, **task_infos(task)})
+    tasks = [task_result(one, task.inputs) for one in settings.get("tasks", ())]
+    return StudyResult(settings["name"], settings["title"], arms, split_facts(infos, arms), origin, tasks)
+
+
+def task_result(settings: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> TaskResult:
+    """One downstream task from the artifacts of its arms."""
+    samples: dict[str, int] = {}
+    for arm in settings["arms"]:
+        if "heads" in arm["roles"]:
+            samples |= inputs[arm["roles"]["heads"]].record.get("samples", {})
+    if len(other := [split for split in samples if split.startswith(ood_split(""))]) == 1:
+        samples["ood"] = samples[other[0]]
+    return TaskResult(
+        settings["name"],
+        settings["title"],
+        settings["metric"],
+        [arm_result(arm, inputs) for arm in settings["arms"]],
+        tuple(settings["counts_for"]),
+        settings["chance"],
+        samples,
     )
+
+
+def task_infos(task: Task) -> dict[str, DatasetInfo]:
+    """What dataset.json says of the shard sets of tasks, for their sources and licences."""
+    return {
+        f"{one['name']} {path.name.removesuffix('.link.json')}": read_info(
+            path.with_name(path.name.removesuffix(".link.json"))
+        )
+        for one in task.stage.settings.get("tasks", ())
+        for path in sorted(task.inputs[one["shards"]].path.iterdir())
+    }
 
 
 def arm_result(arm: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> ArmResult:
@@ -66,8 +98,15 @@ def arm_result(arm: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> ArmRes
         kind=arm["kind"],
         spectra=read_spectra(paths["spectrum"]) if "spectrum" in paths else (),
         curves=read_curves(paths["pretrain"]) if "pretrain" in paths else (),
-        heads=read_heads(paths["heads"]) if "heads" in paths else (),
+        **(of_fractions(read_heads(paths["heads"])) if "heads" in paths else {}),
     )
+
+
+def of_fractions(scores: Sequence[HeadScore]) -> dict[str, Sequence[HeadScore]]:
+    """The heads that tables show, fitted on the largest data fraction, and all where there are several fractions."""
+    shares = sorted({score.fraction for score in scores}, key=float)
+    shown = [score for score in scores if score.fraction == shares[-1]]
+    return {"heads": shown, "fractions": scores if len(shares) > 1 else ()}
 
 
 def read_spectra(directory: Path) -> list[Spectrum]:
