@@ -49,8 +49,9 @@ class ExtractSettings(Settings):
 class GivenFeatures(Settings):
     """Features from elsewhere, one file a split.
 
-    A file is Arrow IPC (.arrow, .feather) or Parquet with the columns label, features and best key too, or .npz with
-    the arrays labels and features, or .npy of [N, D] numbers beside a file of labels NAME.labels.npy.
+    A file is Arrow IPC (.arrow, .feather) or Parquet with the columns label, features and best key too, .csv or .tsv
+    with label, perhaps key, and a column a dimension, .npz with the arrays labels and features, or .npy of [N, D]
+    numbers beside a file of labels NAME.labels.npy. Labels are whole numbers from 0, or names.
     """
 
     train: str

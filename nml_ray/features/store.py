@@ -149,22 +149,33 @@ def _views(table: pa.Table, where: str) -> int:
     found = table["view"].to_numpy()
     count = int(found.max()) + 1
     whole = len(found) % count == 0 and np.array_equal(found, np.repeat(np.arange(count), len(found) // count))
-    if not whole or table["key"].to_pylist() != table["key"].slice(0, len(found) // count).to_pylist() * count:
+    keys = table["key"].to_pylist() if "key" in table.column_names else []
+    if not whole or keys != keys[: len(found) // count] * count:
         raise UserError("rows of several views", where=where, expected="one a sample and view, view 0 of all first")
     return count
 
 
 def _matrix(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
+    scalar = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)  # one number a row
+    if not scalar and not _holds_numbers(column.type):
+        raise UserError(f"features of type {column.type}", where=where, expected="lists of numbers")
     if not len(column):
         dim = column.type.list_size if pa.types.is_fixed_size_list(column.type) else 0
-        return np.zeros((0, dim), column.type.value_type.to_pandas_dtype())
+        return np.zeros((0, dim), np.float32 if scalar else column.type.value_type.to_pandas_dtype())
     array = column.chunk(0)
+    if scalar and not column.null_count:
+        array = pa.FixedSizeListArray.from_arrays(array, 1)
     if column.null_count or array.flatten().null_count:
         raise UserError("features hold empty places", where=where, expected="a number everywhere")
     flat = array.flatten().to_numpy(zero_copy_only=False)
     if len(flat) % len(array) or not _one_length(array):
         raise UserError("rows of features differ in length", where=where, expected="lists of one length")
-    return flat.reshape(len(array), -1)
+    return flat.reshape(len(array), len(flat) // len(array))
+
+
+def _holds_numbers(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def _one_length(array: pa.Array) -> bool:
