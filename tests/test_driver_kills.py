@@ -1,16 +1,14 @@
 """SIGKILL of the driver in the middle of each stage, then running again, ends in the same report numbers."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from benchmarks.kills import finish, kill, start, wait_for
 from nml_ray.storage.artifact import read_progress
 from tests.small_icons import small_icons
 
@@ -40,13 +38,12 @@ def command(tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(command, tmp_path_factory) -> dict[str, str]:
     storage = tmp_path_factory.mktemp("undisturbed")
-    finish([*command, "--inline"], storage)
+    run([*command, "--inline"], storage)
     return numbers(storage)
 
 
-def finish(command: list[str], storage: Path) -> None:
-    done = subprocess.run([*command, "--storage", str(storage)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def run(command: list[str], storage: Path) -> None:
+    finish(start(command, storage), storage)
 
 
 def numbers(storage: Path) -> dict[str, str]:
@@ -67,16 +64,9 @@ def in_the_middle(storage: Path, kind: str) -> bool:
 def kill_in(command: list[str], storage: Path, kind: str) -> list[psutil.Process] | None:
     """Start the command and kill its process inside a stage; what it leaves behind, or None where the stage was over
     before it was seen."""
-    process = subprocess.Popen(
-        [*command, "--storage", str(storage)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None:
-        if in_the_middle(storage, kind):
-            left = psutil.Process(process.pid).children(recursive=True)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return left
-        time.sleep(0.002)
+    process = start(command, storage)
+    if wait_for(process, partial(in_the_middle, storage, kind)):
+        return kill(process)
     assert process.returncode == 0
     return None
 
@@ -88,7 +78,7 @@ def test_killed_in_every_stage_without_ray(command, undisturbed, tmp_path):
         if kill_in([*command, "--inline", "--until", kind], tmp_path, kind) is not None
     ]
     assert {"pretrain", "heads", "report"} <= set(killed)
-    finish([*command, "--inline"], tmp_path)
+    run([*command, "--inline"], tmp_path)
     assert numbers(tmp_path) == undisturbed
 
 
@@ -97,7 +87,7 @@ def test_killed_in_every_ray_stage(command, undisturbed, tmp_path):
     left = {kind: kill_in([*command, "--until", kind], tmp_path, kind) for kind in stages}
     print("killed in", [kind for kind, processes in left.items() if processes is not None])
     assert any(processes is not None for processes in left.values()), "no stage was caught at work"
-    finish(command, tmp_path)
+    run(command, tmp_path)
     assert numbers(tmp_path) == undisturbed
     _, alive = psutil.wait_procs([process for found in left.values() for process in found or ()], timeout=90)
     assert not alive, "Ray's processes outlive a killed driver"
@@ -105,9 +95,9 @@ def test_killed_in_every_ray_stage(command, undisturbed, tmp_path):
 
 def test_killed_while_sharding(tmp_path):
     command = [sys.executable, "-m", "nml_ray", "run", str(JOB), "--inline", "--until", "shards"]
-    finish(command, tmp_path / "undisturbed")
+    run(command, tmp_path / "undisturbed")
     assert kill_in(command, tmp_path / "killed", "shards") is not None
-    finish(command, tmp_path / "killed")
+    run(command, tmp_path / "killed")
     digests = [
         {
             path.parent.name: json.loads(path.read_bytes())["digest"]
