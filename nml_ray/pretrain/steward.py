@@ -13,6 +13,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import (
+    PreemptingState,
     ResizingState,
     RestartingState,
     RunningState,
@@ -42,7 +43,7 @@ class Steward(ControllerCallback):
 
     def after_controller_state_update(self, previous: TrainControllerState, current: TrainControllerState) -> None:
         """Follow the run; an error raised here ends it."""
-        if isinstance(current, RunningState):
+        if isinstance(current, RunningState | PreemptingState):
             self._ran = None
             return
         if isinstance(current, ResizingState):

@@ -58,6 +58,8 @@ def test_workers_that_do_not_divide_the_microbatches_idle(job, capsys):
         "even are run.workers 1, 2, 4"
     )
     assert len(plan(capsys, "run.workers=2")[1]) == 1
+    _, (_, *lines), _ = plan(capsys, "run.workers=[1,4]")
+    assert lines == [line]
 
 
 def test_lanes_over_shards_sorted_by_class_are_warned_of(job, capsys):

@@ -18,7 +18,7 @@ from pathlib import Path
 from nml_ray import session
 from nml_ray.pretrain.plan import GroupPlan
 from nml_ray.pretrain.resume import committed
-from nml_ray.storage.artifact import Attempt, read_progress
+from nml_ray.storage.artifact import read_progress
 
 
 def main() -> None:
@@ -35,12 +35,14 @@ def main() -> None:
 
 def run(plan: GroupPlan, steps: int) -> None:
     import ray
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
     from nml_ray.pretrain import trainer
     from nml_ray.pretrain.capacity import Workers
 
     trainer.RESIZE_SECONDS = 5
+    services.get_node = patient(services.get_node)
     small = {"num_cpus": plan.cpus, "object_store_memory": 80 * 2**20}
     head = {**small, "include_dashboard": False, "dashboard_port": free_port()}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -55,6 +57,20 @@ def run(plan: GroupPlan, steps: int) -> None:
         cluster.shutdown()
 
 
+def patient(get_node):
+    """Ray gives a node 30 seconds to come up, which a machine that does other things may not keep."""
+
+    def get(*arguments):
+        for _ in range(1800):
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                time.sleep(0.1)
+        return get_node(*arguments)
+
+    return get
+
+
 def free_port() -> int:
     """A port that nobody listens at: other tests have dashboards too."""
     with socket.socket() as one:
@@ -67,7 +83,7 @@ def follow(plan: GroupPlan, cluster, small: dict, steps: int) -> None:
     attempt, batch = Path(plan.arms[0].attempt), plan.settings["batch"]
 
     def step() -> float:
-        said = read_progress(Attempt(attempt))
+        said = read_progress(attempt)
         return said.done / batch if said else 0
 
     def wait(what: str, until) -> None:

@@ -70,6 +70,31 @@ def test_cpus_count_the_threads_that_compute_and_those_that_decode(text: str, le
     assert validate(Job, parse(BASE + "threads: 2\n" + text, "job.yaml")).least_cpus() == least
 
 
+@pytest.mark.parametrize(
+    ("workers", "words"),
+    [
+        ("0", "run.workers = 0; expected at least 1"),
+        ("[0, 2]", "run.workers.0 = 0; expected at least 1"),
+        ("[2, 1]", "run.workers = [2, 1]: MIN 2 is more than MAX 1"),
+        ("[1, 2, 3]", "run.workers = [1, 2, 3]: workers are a whole number, or [MIN, MAX]"),
+        ("'2'", "run.workers = '2': workers are a whole number, or [MIN, MAX]"),
+        ("[1, 5]", "a batch of 256 is cut into 4 microbatch(es), too few for 5 workers"),
+    ],
+)
+def test_workers_that_are_no_number_or_range_are_refused(workers: str, words: str) -> None:
+    text = f"name: a\ndata: {{icons: {{}}}}\npretrain: {{microbatch: 64}}\nrun:\n  workers: {workers}\n"
+    with pytest.raises(UserError) as caught:
+        validate(Job, parse(text, "job.yaml"))
+    assert str(caught.value).startswith(f"job.yaml:5: {words}")
+
+
+def test_elastic_workers_need_cpus_for_the_fewest() -> None:
+    text = "name: a\ndata: {icons: {}}\npretrain: {microbatch: 64}\nrun: {workers: [2, 4]}\n"
+    job = validate(Job, parse(text, "job.yaml"))
+    assert (job.run.least_workers, job.run.most_workers, job.least_cpus()) == (2, 4, 4)
+    assert Job.model_validate(job.model_dump(mode="json")) == job
+
+
 def test_more_workers_than_microbatches_are_refused() -> None:
     text = "name: a\ndata: {icons: {}}\npretrain: {batch: 256, microbatch: 128}\nrun:\n  workers: 3\n"
     with pytest.raises(UserError, match=r"job\.yaml:5: .*2 microbatch.*too few for 3 workers"):

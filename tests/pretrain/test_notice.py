@@ -1,0 +1,61 @@
+"""A checkpoint that is asked for: by whom, and that it comes."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nml_ray.pretrain.loop import train_group
+from nml_ray.pretrain.notice import Notice, ask, newest
+from nml_ray.pretrain.pace import Pace
+from nml_ray.pretrain.resume import committed
+from nml_ray.pretrain.world import World
+
+
+def test_a_group_is_asked_until_its_last_arm_has_a_checkpoint(tmp_path):
+    first, last = tmp_path / "first", tmp_path / "last"
+    (first / "checkpoints" / "step-000000004").mkdir(parents=True)
+    (last / "checkpoints").mkdir(parents=True)
+    heard = []
+
+    def worker():
+        notice = Notice(first)
+        while not notice():
+            pass
+        heard.append(newest(first))
+        (last / "checkpoints" / "step-000000007").mkdir()
+
+    thread = threading.Thread(target=worker)
+    (first / "checkpoint-wanted").touch()  # so that the worker never asks Ray, which is not there
+    thread.start()
+    assert ask(first, last, 60)
+    thread.join()
+    assert heard == ["step-000000004"] and newest(last) == "step-000000007"
+    assert not (first / "checkpoint-wanted").exists()
+
+
+def test_no_checkpoint_in_time_is_told(tmp_path):
+    assert not ask(tmp_path, tmp_path, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_notice_is_not_told_again_at_once(tmp_path):
+    (tmp_path / "checkpoint-wanted").touch()
+    notice = Notice(tmp_path)
+    assert [notice(), notice()] == [True, False]
+
+
+def test_pace_follows_its_steps_and_what_is_wanted():
+    wanted = iter([False, True, False, True])
+    pace = Pace(4, 0, World(), lambda: next(wanted))
+    assert [pace.due(step) for step in (1, 2, 3, 4, 5)] == [False, True, False, True, True]
+
+
+@pytest.mark.long
+def test_a_checkpoint_comes_after_the_step_at_which_it_is_wanted(make_plan):
+    steps = iter(range(1, 100))
+    plan = replace(make_plan(epochs=1), keep_checkpoints=9)
+    train_group(plan, World(), lambda *told: None, lambda: next(steps) in (2, 3))
+    for arm in plan.arms:
+        assert [path.name for path in committed(Path(arm.attempt))] == [f"step-{step:09d}" for step in (2, 3, 6)]
