@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "tasks": "nml_ray.cli.tasks:tasks",
     "ledger": "nml_ray.cli.ledger:ledger",
     "data": "nml_ray.cli.data:data",
+    "features": "nml_ray.cli.features:features",
     "schema": "nml_ray.cli.schema:schema",
     "init": "nml_ray.cli.init:init",
 }
