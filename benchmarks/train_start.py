@@ -6,7 +6,8 @@ One Ray, in which the two take turns. Ours is `train_on_ray` with the demo's rec
 TensorBoard): it counts until the first step has ended, which `progress.json` tells, a little later than the step's
 start. The other is a `TorchTrainer.fit()` with the same workers, whose function notes that its first line runs. One
 worker on the CPU. Beside the seconds on the clock stand the CPU-seconds that all of Ray's processes and this one have
-used by then: on a machine with other work they are what can be compared.
+used by then: on a machine with other work they are what can be compared. Compiled modules are kept, as in an installed
+Python.
 """
 
 import os
@@ -148,7 +149,19 @@ def report(out: Path, starts: dict[str, list[Start]]) -> None:
         Goal("CPU-seconds more than a trivial run", median(more["cpu"]), 3, at_least=False),
     ]
     rounds = {name: [asdict(start) for start in values] for name, values in starts.items()}
-    save(NAME, out, {"rounds": rounds, "more": more, "load": os.getloadavg()}, [table(head, rows)], goals)
+    facts = f"{where(starts)} Load of the machine at the end: {os.getloadavg()[0]:.1f}."
+    save(NAME, out, {"rounds": rounds, "more": more}, [table(head, rows), facts], goals)
+
+
+def where(starts: dict[str, list[Start]]) -> str:
+    """CPU-seconds by process, in words."""
+    told = []
+    for name, values in starts.items():
+        kinds = sorted({kind for value in values for kind in value.by_process})
+        spent = {kind: median([value.by_process.get(kind, 0) for value in values]) for kind in kinds}
+        words = ", ".join(f"{kind} {cpu:.2f}" for kind, cpu in spent.items() if cpu >= 0.05)
+        told.append(f"CPU-seconds of {name}, medians by process: {words}.")
+    return " ".join(told)
 
 
 if __name__ == "__main__":

@@ -200,11 +200,13 @@ def report(out: Path, measured: dict[int, list[Launch]]) -> None:
         "ratio of seconds on the clock",
         "CPU-seconds a second of Ray's other processes",
     ]
-    facts = "CPU ms are those of all training processes together. Both runs of each launch ended with the same bits."
+    facts = (
+        "CPU ms are those of all training processes together. Both runs of each launch ended with the same bits."
+        f" Load of the machine at the end: {os.getloadavg()[0]:.1f}."
+    )
     figures = {
         "launches": {workers: [asdict(one) for one in launches] for workers, launches in measured.items()},
         "intervals": intervals,
-        "load": os.getloadavg(),
     }
     save(NAME, out, figures, [table(head, rows), facts], goals)
 
