@@ -1,7 +1,6 @@
 """`nml-ray audit`: was every sample fed once, in order, with the label that the ledger says?"""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,13 +16,19 @@ COLUMNS = ("run", "epochs", "samples", "fed", "dropped", "excluded", "twice", "h
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--storage", metavar="DIR", default="runs", show_default=True, help="Where RUN is looked for by name.")
+@click.option(
+    "--storage",
+    metavar="DIR",
+    default="runs",
+    show_default=True,
+    help="Where RUN is looked for by name: a directory or URL.",
+)
 def audit(run: str, storage: str) -> int:
     """Check what pre-training really fed to the model.
 
-    RUN is the directory of a study, its name, or the directory of one pretrain artifact. From the log of every worker,
-    across restarts: each epoch feeds every sample once or drops it, in the planned order, with the ledger's label, and
-    undecodable images have their reason. Exit code 0 if all of that holds, 1 if not.
+    RUN is the directory (or URL) of a study, its name, or the directory of one pretrain artifact. From the log of every
+    worker, across restarts: each epoch feeds every sample once or drops it, in the planned order, with the ledger's
+    label, and undecodable images have their reason. Exit code 0 if all of that holds, 1 if not.
 
     \b
     Examples:
@@ -60,8 +65,9 @@ def find_runs(run: str, storage: str) -> "StudyRuns":
     """
     from nml_ray.storage.artifact import RECORD
     from nml_ray.study.audits import StudyRuns, run_of_artifact, runs_of_study
+    from nml_ray.study.execute import open_run
 
-    path = Path(run)
+    path = open_run(run)
     directory = path.absolute().parent if path.name.startswith("attempt-") else path
     if (directory / RECORD).exists():
         return StudyRuns([run_of_artifact(directory)])

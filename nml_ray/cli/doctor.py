@@ -11,6 +11,7 @@ import click
 
 from nml_ray.cli.options import open_job
 from nml_ray.config.errors import UserError
+from nml_ray.storage.mirror import working_root
 from nml_ray.storage.shard_cache import size_text
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def doctor(
     if assignments and job is None:
         raise UserError("there is no job to change", where="--set", expected="JOB too")
     settings = open_job(job, assignments, storage) if job else None
-    place = Path(settings.run.storage if settings else storage or "runs")
+    place = working_root(settings.run.storage, settings.run.scratch) if settings else working_root(storage or "runs")
     began = time.monotonic()
     try:
         found = examine(settings, data, place, seconds, lambda what: click.echo(f"measuring {what}", err=True))

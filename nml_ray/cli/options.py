@@ -18,7 +18,7 @@ SUFFIXES = (".yaml", ".yml")
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """JOB, --set and --storage."""
     command = click.option(
-        "--storage", metavar="DIR", help="Directory of artifacts and studies; short for --set run.storage=DIR."
+        "--storage", metavar="DIR", help="Directory or URL of artifacts and studies; short for --set run.storage=DIR."
     )(command)
     command = click.option(
         "--set",

@@ -31,7 +31,10 @@ def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: st
         click.echo(f"{name:<{width}}  {one.state:<6}  {one.stage.kind}/{one.digest}")
     states = [one.state for one in planned.values()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    click.echo(f"{len(planned)} stages: {counts} (storage: {store_of(settings).root})")
+    store = store_of(settings)
+    click.echo(f"{len(planned)} stages: {counts} (storage: {store.mirror.remote if store.mirror else store.root})")
+    if store.mirror:
+        click.echo(f"storage: worked on in {store.root}; two runs at once may make a stage twice there, never spoil it")
     if feed:
         mixed = mixing(settings, data)
         for name, text in [*feed.lines(), *(mixed.lines(str(data)) if mixed else ())]:

@@ -9,16 +9,24 @@ from nml_ray.config.errors import UserError
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--storage", metavar="DIR", default="runs", show_default=True, help="Where RUN is looked for by name.")
+@click.option(
+    "--storage",
+    metavar="DIR",
+    default="runs",
+    show_default=True,
+    help="Where RUN is looked for by name: a directory or URL.",
+)
 def report(run: str, storage: str) -> int:
     """Say where a report lies; render it if it is missing.
 
-    RUN is the directory of a study, or its name. A newer nml-ray may render the same results differently; then it does.
+    RUN is the directory or URL of a study, or its name. A newer nml-ray may render the same results differently; then
+    it does.
 
     \b
     Examples:
       nml-ray report demo
       nml-ray report runs/studies/demo
+      nml-ray report s3://bucket/runs/studies/demo
     """
     from nml_ray.cli.run import tell
     from nml_ray.study.execute import execute, plan_job, read_run
@@ -35,16 +43,19 @@ def report(run: str, storage: str) -> int:
 
 
 def find_run(run: str, storage: str) -> Path:
-    """The directory of a study, by path or by name.
+    """The directory of a study, by path, URL or name; brought here where it lies on an object store.
 
     Raises:
         UserError: there is none.
     """
-    studies = Path(storage) / "studies"
-    for directory in (Path(run), studies / run):
+    from nml_ray.study.execute import open_run, study_names
+
+    studies = f"{storage.rstrip('/')}/studies"
+    for place in (run, f"{studies}/{run}")[: 1 if "://" in run else 2]:
+        directory = open_run(place)
         if (directory / "job.yaml").exists():
             return directory.absolute()
-    known = sorted(path.parent.name for path in studies.glob("*/job.yaml"))
+    known = study_names(storage)
     raise UserError(
         f"no study '{run}'", where="RUN", expected=f"a directory with job.yaml, or a name in {studies}: {known}"
     )

@@ -21,7 +21,7 @@ from nml_ray.data.reader import ShardReader
 from nml_ray.data.views import Views
 from nml_ray.features.config import ExtractSettings
 from nml_ray.features.forward import Forward
-from nml_ray.features.plan import ExtractionPlan, ShardDone, WorkItem, keys_of, shard_files, shards_of
+from nml_ray.features.plan import ExtractionPlan, ShardDone, WorkItem, keys_of, publish_shard, shard_files, shards_of
 from nml_ray.features.store import as_stored, read_shard, verify_shard, write_shard
 from nml_ray.features.sums import Sums
 from nml_ray.models.decoding import Decoder, Spec, as_batch, form
@@ -139,6 +139,7 @@ class Extractor:
         for start in range(0, len(rows.keys), self.settings.batch):
             sums.add(stored[0, start : start + self.settings.batch])
         sums.save(sums_file)
+        publish_shard(features, sums_file)
 
 
 @dataclass(frozen=True)

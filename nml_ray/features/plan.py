@@ -1,7 +1,7 @@
 """An extraction as plain data that crosses processes, and what of it is left to do."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.features.config import SPLITS, ExtractSettings
 from nml_ray.features.store import feature_path
+from nml_ray.storage.artifact import bring
 from nml_ray.storage.link import linked_names
+from nml_ray.storage.mirror import carried, present
+from nml_ray.storage.twin import SHARDS, twin_of
 
 SUMS_SUFFIX = ".sums.npz"
 
@@ -52,6 +55,26 @@ class ExtractionPlan:
         """What a process keeps busy, and so reserves: the threads that compute and those that decode."""
         return self.threads + self.decode_threads
 
+    def carried(self) -> "ExtractionPlan":
+        """The plan for another process, perhaps on another machine (see `storage.mirror`)."""
+        return self._with_paths(carried)
+
+    def arrived(self) -> "ExtractionPlan":
+        """The plan that was carried, with its paths on this machine, and images and encoders brought there."""
+        plan = self._with_paths(lambda text: str(present(text)))
+        for directory in (plan.data, *(encoder.directory for encoder in plan.encoders)):
+            bring(Path(directory))
+        for encoder in plan.encoders:
+            Path(encoder.attempt).mkdir(parents=True, exist_ok=True)
+        return plan
+
+    def _with_paths(self, change: Callable[[str], str]) -> "ExtractionPlan":
+        encoders = tuple(
+            EncoderPlan(one.name, change(one.directory), change(one.attempt), tuple(map(change, one.earlier)))
+            for one in self.encoders
+        )
+        return replace(self, data=change(self.data), encoders=encoders)
+
 
 @dataclass(frozen=True)
 class WorkItem:
@@ -79,9 +102,8 @@ def splits_of(plan: ExtractionPlan) -> list[str]:
     Raises:
         UserError: a named split is absent, or there is none.
     """
-    there = sorted(
-        [path.parent.name for path in Path(plan.data).glob("*/dataset.json")] + linked_names(Path(plan.data))
-    )
+    data = Path(plan.data)
+    there = sorted({*(path.parent.name for path in data.glob("*/dataset.json")), *linked_names(data)})
     named = ExtractSettings.model_validate(plan.settings).splits
     for split in named or ():
         if split not in there:
@@ -128,6 +150,15 @@ def left_to_do(plan: ExtractionPlan, items: Sequence[WorkItem]) -> list[WorkItem
 def shard_files(directory: Path, split: str, shard: str) -> tuple[Path, Path]:
     """The features and the sums of a shard; the sums are written last."""
     return feature_path(directory, split, shard), directory / split / f"{shard}{SUMS_SUFFIX}"
+
+
+def publish_shard(features: Path, sums: Path) -> None:
+    """Upload the two files of a finished shard, where the storage is on an object store."""
+    attempt = features.parent.parent
+    if bundles := twin_of(attempt):
+        files = {path.relative_to(attempt).as_posix(): path for path in (features, sums)}
+        name = f"{features.parent.name}/{sums.name.removesuffix(SUMS_SUFFIX)}"
+        bundles.publish(f"{SHARDS}{name}", files, held=False)
 
 
 def _adopted(encoder: EncoderPlan, item: WorkItem) -> bool:

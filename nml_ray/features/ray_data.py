@@ -46,7 +46,7 @@ def extract_on_ray(
     with _quiet():
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _ShardWorker,
-            fn_constructor_args=(plan,),
+            fn_constructor_args=(plan.carried(),),
             batch_size=1,
             compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
             num_cpus=plan.cpus,
@@ -85,7 +85,7 @@ class _ShardWorker:
 
         self._error = ""
         try:
-            self._extractor = Extractor(plan)
+            self._extractor = Extractor(plan.arrived())
         except UserError as error:
             self._error = str(error)
 

@@ -12,6 +12,7 @@ from typing import Self
 
 from nml_ray.pretrain.checkpoint import Snapshot
 from nml_ray.pretrain.feeding import Cut, part_path
+from nml_ray.pretrain.publisher import Publisher
 
 POLL_SECONDS = 0.02
 
@@ -23,8 +24,8 @@ class Committer:
     the newest `keep` stay: two or more for arms of a group, which may commit a step apart when a run is killed.
     """
 
-    def __init__(self, ranks: int, keep: int = 2) -> None:
-        self._ranks, self._keep = ranks, keep
+    def __init__(self, ranks: int, keep: int = 2, publisher: Publisher | None = None) -> None:
+        self._ranks, self._keep, self._publisher = ranks, keep, publisher
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._under_way: Future[None] | None = None
         self._abandoned = threading.Event()
@@ -45,9 +46,16 @@ class Committer:
         if snapshots and self._logs_are_there(cut):
             for snapshot in snapshots:
                 snapshot.commit(self._keep)
+        if self._publisher:
+            self._publisher.submit(cut, snapshots)
 
     def _logs_are_there(self, cut: Cut) -> bool:
-        """Wait for the other ranks' logs; False where the run ends before they come."""
+        """Wait for the other ranks' logs; False where the run ends before they come.
+
+        On an object store the publisher does: nothing goes on from a checkpoint that is here alone.
+        """
+        if self._publisher:
+            return True
         parts = [part_path(attempt, rank, cut.step) for attempt in cut.attempts for rank in range(self._ranks)]
         while missing := [part for part in parts if not part.exists()]:
             parts = missing
@@ -73,5 +81,9 @@ class Committer:
         if kind is not None and self._ranks > 1:
             self._abandoned.set()  # the others may be gone
         self._pool.shutdown()
+        if self._publisher:
+            self._publisher.close(abandoned=kind is not None and self._ranks > 1)
         if kind is None:
             self.wait()
+            if self._publisher:
+                self._publisher.check()

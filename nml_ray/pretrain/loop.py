@@ -21,6 +21,7 @@ from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
 from nml_ray.models.transfer import Readback
 from nml_ray.pretrain.arm import ArmFailed, BaseArm
+from nml_ray.pretrain.arrival import arrive, bring_start, resumable
 from nml_ray.pretrain.best import BEST, best_epoch, settle_best
 from nml_ray.pretrain.checkpoint import Memory, Snapshot, restore
 from nml_ray.pretrain.committer import Committer
@@ -33,11 +34,13 @@ from nml_ray.pretrain.inputs import Fed, Inputs
 from nml_ray.pretrain.objectives import objective_of
 from nml_ray.pretrain.pace import Pace
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
+from nml_ray.pretrain.publisher import Publisher
 from nml_ray.pretrain.resume import checkpoint_name, checkpoints, latest_common
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
 from nml_ray.pretrain.trackers import open_trackers
 from nml_ray.pretrain.world import World
+from nml_ray.storage.twin import publish_result
 
 Report = Callable[[float, float, str], None]
 
@@ -75,6 +78,7 @@ def train_group(
     whether a checkpoint is to be made now. An arm whose loss is not finite ends alone.
     """
     torch.set_num_threads(plan.threads)
+    arrive(plan)
     run = _Run(plan, world, report, wanted)
     try:
         run.train()
@@ -139,7 +143,9 @@ class _Run:
         telemetry = self._telemetry(attempts if rank_zero else [], start)
         steps = self.plan.checkpoint_steps or self.epoch_steps
         pace = Pace(steps, self.plan.checkpoint_minutes, self.world, self.wanted)
-        with closing(telemetry), Committer(self.world.size, self.plan.keep_checkpoints) as committer:
+        keep = self.plan.keep_checkpoints
+        publisher = Publisher.of(attempts, self.world.size, keep)
+        with closing(telemetry), Committer(self.world.size, keep, publisher) as committer:
             for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
                 self._give(step, microbatches)
                 log.add(step, microbatches)
@@ -177,6 +183,7 @@ class _Run:
                 if not running.error:
                     self.objective.export(running.arm, running.attempt)
                     write_curves(running.attempt, running.curves)
+                    publish_result(running.attempt)
 
     def _best_step(self, running: RunningArm) -> int:
         """Steps after which the arm was validated as its best so far; 0 where it was not validated."""
@@ -194,10 +201,12 @@ class _Run:
             settle_best(running.attempt, [Path(path) for path in arm.earlier], checkpoint_name(step) if step else "")
 
     def _resume(self) -> int:
-        available = [checkpoints([Path(arm.attempt), *map(Path, arm.earlier)]) for arm in self.plan.arms]
-        step = self._agreed(latest_common(available))
-        for running, saved in zip(self.arms, available, strict=True) if step else ():
-            state = restore(running.arm, saved[step])
+        attempts = [[Path(arm.attempt), *map(Path, arm.earlier)] for arm in self.plan.arms]
+        step = self._agreed(latest_common([resumable(own) for own in attempts]))
+        for own in attempts:
+            bring_start(own, step, self.world.rank)
+        for running, own in zip(self.arms, attempts, strict=True) if step else ():
+            state = restore(running.arm, checkpoints(own)[step])
             running.curves, running.lineage = state["curves"], state["lineage"]
             self.undecodable = state["undecodable"]
         for running in self.arms:

@@ -1,11 +1,12 @@
 """What the workers of a pre-training run are told, as plain data that crosses processes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nml_ray.storage.artifact import Attempt
+from nml_ray.storage.mirror import carried, present
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,34 @@ class GroupPlan:
         """What a worker keeps busy, and so reserves: the threads that compute and those that decode."""
         return self.threads + self.decode_threads
 
+    def carried(self) -> dict[str, Any]:
+        """The plan for another process, perhaps on another machine (see `storage.mirror`)."""
+        return asdict(self._with_paths(carried))
+
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "GroupPlan":
-        """The plan whose `dataclasses.asdict` is `data`."""
-        return cls(**{**data, "arms": tuple(ArmPlan(**arm) for arm in data["arms"])})
+        """The plan that was carried, with its paths on this machine; `arrival.arrive` brings what lies there."""
+        told = cls(**{**data, "arms": tuple(ArmPlan(**arm) for arm in data["arms"])})
+        return told._with_paths(lambda text: str(present(text)))
+
+    def _with_paths(self, change: Callable[[str], str]) -> "GroupPlan":
+        def changed(path: str) -> str:
+            return change(path) if path else ""
+
+        arms = tuple(
+            replace(
+                arm,
+                attempt=changed(arm.attempt),
+                earlier=tuple(changed(path) for path in arm.earlier),
+                label_file=changed(arm.label_file),
+            )
+            for arm in self.arms
+        )
+        settings, encoder = self.settings, self.settings["encoder"]
+        if weights := encoder.get("weights"):
+            settings = {**settings, "encoder": {**encoder, "weights": change(weights)}}
+        data, validation, zero_shot = map(changed, (self.data, self.validation, self.zero_shot))
+        return replace(self, arms=arms, settings=settings, data=data, validation=validation, zero_shot=zero_shot)
 
 
 @dataclass(frozen=True)

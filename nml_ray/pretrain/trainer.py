@@ -76,7 +76,7 @@ def train_on_ray(plan: GroupPlan, workers: Workers, storage: str, wait_minutes: 
     elastic = workers.least < workers.most
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"plan": asdict(plan), "elastic": elastic},
+        train_loop_config={"plan": plan.carried(), "elastic": elastic},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(workers.least, workers.most) if elastic else workers.most,

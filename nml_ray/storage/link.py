@@ -62,7 +62,8 @@ def followed(place: "str | Path | Location | Link", where: str = "") -> Link | P
     if path.exists() or not file.is_file():
         return path
     try:
-        return Link(**read_json(file))
+        link = Link(**read_json(file))
+        return link if link.location.remote else link.location.local
     except (ValueError, TypeError) as error:
         raise UserError(f"cannot be read ({error})", where=str(file), expected="a link that a run left") from None
 

@@ -2,6 +2,7 @@
 repeatable and is tried again (see `patience`); connections are made when they are needed, once a process."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from nml_ray.storage.patience import Incomplete, NotThere, Patience, persistent
 if TYPE_CHECKING:
     import pyarrow.fs
 
-__all__ = ["NotThere", "Object", "download", "etag", "filesystem", "objects", "read", "read_range", "remove", "upload"]
+__all__ = [
+    *("NotThere", "Object", "download", "etag", "filesystem", "names", "objects", "read", "read_range", "remove"),
+    *("size_of", "upload", "write"),
+]
 
 BLOCK = 8 << 20  # bytes of one request: what a dropped connection costs
 CONNECT, SILENCE = 10, 20  # seconds until a connection, and without a byte, until a request counts as dropped
@@ -100,6 +104,31 @@ def objects(directory: Location, patience: Patience | None = None) -> list[Objec
     if not found:
         raise NotThere("holds nothing", where=str(directory), expected="objects below it")
     return sorted(found, key=lambda one: one.name)
+
+
+def names(directory: Location, patience: Patience | None = None) -> list[str]:
+    """What lies right below a directory, sorted; nothing where there is no such directory.
+
+    Raises:
+        UserError: no such bucket, no access.
+    """
+    import pyarrow.fs as fs
+
+    def listed() -> list[str]:
+        selector = fs.FileSelector(directory.path, allow_not_found=True)
+        return sorted(info.base_name for info in filesystem(directory).get_file_info(selector))
+
+    return persistent(listed, str(directory), patience)
+
+
+def size_of(location: Location, patience: Patience | None = None) -> int | None:
+    """Bytes of an object; None where there is none.
+
+    Raises:
+        UserError: no such bucket, no access.
+    """
+    info = persistent(lambda: filesystem(location).get_file_info(location.path), str(location), patience)
+    return int(info.size) if info.is_file else None
 
 
 def read(location: Location, patience: Patience | None = None) -> bytes:
@@ -233,6 +262,14 @@ def upload(file: Path, location: Location, patience: Patience | None = None) -> 
             raise Incomplete(f"{found} bytes arrived of {size}")
 
     persistent(put, str(location), patience)
+
+
+def write(data: bytes, location: Location, patience: Patience | None = None) -> None:
+    """Put a small object at a location, as `upload` does."""
+    with tempfile.NamedTemporaryFile(prefix="nml-ray-") as file:
+        file.write(data)
+        file.flush()
+        upload(Path(file.name), location, patience)
 
 
 def remove(location: Location) -> None:

@@ -9,7 +9,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.data.config import NoiseArm
 from nml_ray.data.files import files_of
 from nml_ray.pretrain.audit import AuditedRun
-from nml_ray.storage.artifact import RECORD, Artifact, Store
+from nml_ray.storage.artifact import Artifact, Store
 from nml_ray.storage.atomic import read_json
 from nml_ray.storage.link import followed
 from nml_ray.study.execute import GIVEN, JOB, STAGES, plan_job, read_run
@@ -74,7 +74,7 @@ def run_of_artifact(directory: Path) -> AuditedRun:
         except UserError:
             continue
         for run in runs:
-            if run.directory == artifact.path.parent:
+            if run.directory == artifact.place.parent:
                 return run
     return _audited(artifact, store, None)
 
@@ -92,7 +92,7 @@ def _audited(artifact: Artifact, store: Store, given: Path | None) -> AuditedRun
     labels = _input(record, "labels", store, given and given / "labels" / arm.name)
     return AuditedRun(
         record.get("stage", f"{artifact.kind}/{artifact.digest}"),
-        artifact.path.parent,
+        artifact.evidence().parent,
         record,
         data / "pretrain",
         str(labels / "labels.parquet") if labels else "",
@@ -129,8 +129,9 @@ def _input(record: Mapping[str, Any], role: str, store: Store, given: Path | Non
 def _ledger(record: Mapping[str, Any], store: Store) -> Path | None:
     """ledger.parquet of the same noise over the same data, if the store has it."""
     inputs = {role: name for role, name in record["inputs"].items() if role in ("shards", "labels")}
-    for path in sorted((store.root / "ledger").glob(f"*/{RECORD}")):
-        found = read_json(path)
-        if found["settings"]["noise"] == record["settings"]["noise"] and found["inputs"] == inputs:
-            return path.parent / found["attempt"] / "ledger.parquet"
+    for digest in store.digests("ledger"):
+        found = store.artifact("ledger", digest)
+        known = found.record if found else {"settings": {"noise": None}}
+        if found and known["settings"]["noise"] == record["settings"]["noise"] and known["inputs"] == inputs:
+            return found.path / "ledger.parquet"
     return None

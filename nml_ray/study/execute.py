@@ -9,15 +9,22 @@ from pathlib import Path
 
 import yaml
 
+from nml_ray.config.errors import UserError
+from nml_ray.storage import remote
 from nml_ray.storage.artifact import Artifact, Store
 from nml_ray.storage.atomic import write_bytes, write_json
+from nml_ray.storage.location import Location, locate
+from nml_ray.storage.mirror import mirror_at, mirror_of, working_root
+from nml_ray.storage.twin import bring_directory, publish_directory, tell
 from nml_ray.study.expand import Study, expand
 from nml_ray.study.graph import ordered, until
 from nml_ray.study.job import Job, read_job
 from nml_ray.study.plan import Planned, plan
 from nml_ray.study.runner import Display, Outcome, run
+from nml_ray.study.stage import digests
 from nml_ray.study.task import Context
 
+STUDIES = "studies"
 REPORT = "report.html"
 HEADLINE = "headline.txt"
 JOB = "job.yaml"
@@ -47,13 +54,25 @@ class Run:
 
 
 def store_of(job: Job) -> Store:
-    """Where the job's artifacts lie."""
-    return Store(Path(job.run.storage))
+    """Where the job's artifacts lie: its storage, or this machine's working root of one on an object store."""
+    return Store(working_root(job.run.storage, job.run.scratch))
+
+
+def study_names(storage: str) -> list[str]:
+    """The studies of a storage, by path or URL.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    studies = Store(working_root(storage)).root / STUDIES
+    mirror = mirror_of(studies)
+    names = set(remote.names(mirror.at(studies))) if mirror else set()
+    return sorted(names | {path.parent.name for path in studies.glob(f"*/{JOB}")})
 
 
 def run_directory(job: Job) -> Path:
     """Where the job's own files lie: job.yaml, stages.json, the report."""
-    return store_of(job).root / "studies" / job.name
+    return store_of(job).root / STUDIES / job.name
 
 
 def read_run(directory: Path) -> Job:
@@ -62,8 +81,32 @@ def read_run(directory: Path) -> Job:
     Raises:
         UserError: it cannot be read.
     """
-    storage = json.dumps(str(directory.parent.parent))
-    return read_job(directory / JOB, (f"run.storage={storage}",))[0]
+    root = directory.parent.parent
+    mirror = mirror_at(root)
+    places = {"storage": str(mirror.remote), "scratch": mirror.scratch} if mirror else {"storage": str(root)}
+    assignments = tuple(f"run.{name}={json.dumps(place)}" for name, place in places.items())
+    return read_job(directory / JOB, assignments)[0]
+
+
+def open_run(text: str) -> Path:
+    """The directory that a user means, of a study or an artifact; a study's files are brought where it is a URL.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    location = locate(text, "RUN")
+    if not location.remote:
+        return location.local
+    attempt = location.name.startswith("attempt-")
+    *above, kind, name = location.path.split("/")[: -1 if attempt else None]
+    if not above:
+        raise UserError(f"'{text}'", where="RUN", expected="the URL of a study or an artifact, below a storage")
+    directory = working_root(str(Location(location.scheme, "/".join(above), location.options))) / kind / name
+    if kind == STUDIES:
+        bring_directory(directory)
+    else:
+        Store(directory.parent.parent).artifact(kind, name)
+    return directory
 
 
 def plan_job(job: Job, target: str = "") -> tuple[Study, dict[str, Planned]]:
@@ -76,7 +119,9 @@ def plan_job(job: Job, target: str = "") -> tuple[Study, dict[str, Planned]]:
     stages = ordered(study.stages)
     if target:
         stages = until(stages, target)
-    return study, plan(stages.values(), lambda kind, digest: store.artifact(kind, digest) is not None, study.given)
+    known = digests(stages)
+    there = store.artifacts((stage.kind, known[name]) for name, stage in stages.items() if name not in study.given)
+    return study, plan(stages.values(), lambda kind, digest: (kind, digest) in there, study.given)
 
 
 def execute(job: Job, display: Display, *, target: str = "", inline: bool = False) -> Run:
@@ -94,11 +139,13 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
     directory = run_directory(job)
     study, planned = plan_job(job, target)
     write_job(job, directory)
+    tell(directory / JOB)
     set_threads(job, inline)
     context = Context(store_of(job), inline, job.threads, job.run, lambda: _start_ray(job))
     outcome = run(planned, context, display, study.given, directory / GIVEN)
     _write_stages(directory, planned, outcome.artifacts)
     _copy_report(directory, outcome)
+    publish_directory(directory)
     return Run(directory, outcome)
 
 
@@ -125,7 +172,7 @@ def _start_ray(job: Job) -> None:
 
 
 def _write_stages(directory: Path, planned: Mapping[str, Planned], artifacts: Mapping[str, Artifact]) -> None:
-    paths = {name: os.path.relpath(artifacts[name].path, directory) for name in planned if name in artifacts}
+    paths = {name: os.path.relpath(artifacts[name].place, directory) for name in planned if name in artifacts}
     write_json(directory / STAGES, paths)
 
 

@@ -17,6 +17,7 @@ from nml_ray.heads.config import HeadsSettings
 from nml_ray.models.config import EncoderSettings
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.tracker_names import TrackerName, missing_tracker
+from nml_ray.storage.location import locate
 from nml_ray.storage.shard_cache import DEFAULT_SIZE, size_of
 
 VALIDATION = "pretrain_validation"
@@ -27,7 +28,11 @@ class RunSettings(Settings):
     """How a job runs. Nothing here changes a result, so nothing here is hashed."""
 
     storage: str = "runs"
-    """Directory of all artifacts and studies; a relative one is below the current directory."""
+    """Directory of all artifacts and studies, a relative one below the current directory; or an s3:// or gs:// URL,
+    credentials for which come from the environment."""
+    scratch: str = ""
+    """Directory on each machine's own disk in which it works on the storage of a URL; in the user's cache directory
+    when left out."""
     cpus: Count | None = None
     """CPUs that Ray may hand out; all of the machine's when left out. A worker takes `threads` + `decode_threads`."""
     workers: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = 1
@@ -73,6 +78,15 @@ class RunSettings(Settings):
     """Directory, or URL, below which the shard sets of `tasks` lie."""
     shard_cache_size: str = DEFAULT_SIZE
     """Most that it may hold, such as 200GB, of all jobs and processes of a machine together."""
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_place(cls, text: str) -> str:
+        try:
+            locate(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return text
 
     @field_validator("trackers")
     @classmethod

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nml_ray.config.errors import UserError
-from nml_ray.storage import lease
 from nml_ray.storage.artifact import Artifact, Store
+from nml_ray.storage.lease import Lease
 from nml_ray.storage.link import Link, write_link
+from nml_ray.storage.mirror import mirror_of
+from nml_ray.storage.remote_lease import RemoteLease
+from nml_ray.storage.twin import publish_directory, tell
 from nml_ray.study.graph import batches
 from nml_ray.study.plan import Given, Planned
 from nml_ray.study.record import machine, versions
 from nml_ray.study.task import Context, StageFunction, Task
 
 _WAIT = 0.5  # seconds between two looks at an artifact that another process is making
+_WAIT_REMOTE = 5.0  # the same where each look is a request
 ERROR_LOG = "error.log"
 
 
@@ -101,11 +105,15 @@ def _link(planned: Planned, data: Given, directory: Path) -> Artifact:
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.iterdir():
         old.unlink()
+    travels = mirror_of(directory) is not None
     for name, target in data.links.items():
         if isinstance(target, Link):
             write_link(directory / name, target)
         else:
             (directory / name).symlink_to(target.absolute())
+            if travels and target.is_dir():  # an object store holds no symbolic links
+                write_link(directory / name, Link(str(target.absolute())))
+    publish_directory(directory)
     record = {"given": {name: str(target) for name, target in data.links.items()}}
     return Artifact(planned.stage.kind, planned.digest, directory, record)
 
@@ -132,11 +140,11 @@ def _make(
                 waiting.add(name)
                 display.say(f"{name}: waiting for {_other(plan[name], context.store)}")
         if open_:
-            time.sleep(_WAIT)
+            time.sleep(_WAIT_REMOTE if context.store.mirror else _WAIT)
 
 
-def _take(names: Sequence[str], plan: Mapping[str, Planned], store: Store) -> dict[str, lease.Lease]:
-    held = {name: lease.take(store.directory(plan[name].stage.kind, plan[name].digest)) for name in names}
+def _take(names: Sequence[str], plan: Mapping[str, Planned], store: Store) -> dict[str, Lease | RemoteLease]:
+    held = {name: store.lease(plan[name].stage.kind, plan[name].digest) for name in names}
     return {name: one for name, one in held.items() if one}
 
 
@@ -148,7 +156,7 @@ def _adopt(names: Sequence[str], plan: Mapping[str, Planned], store: Store, outc
 
 
 def _other(planned: Planned, store: Store) -> str:
-    holder = lease.holder(store.directory(planned.stage.kind, planned.digest))
+    holder = store.holder(planned.stage.kind, planned.digest)
     return f"process {holder.pid} on {holder.host}, which is making it" if holder else "another process"
 
 
@@ -174,6 +182,7 @@ def _call(
             continue
         log = task.attempt.path / ERROR_LOG
         log.write_text(text if error else "The stage's function returned without finishing this attempt.\n")
+        tell(log)
         reason = task.attempt.failure or error or "ended without a result"
         outcome.failures[task.stage.name] = Failure(reason, log)
 

@@ -33,7 +33,7 @@ def train_as_trials(
     need = need_of(plans[0])
     at_once = trials_at_once(refuse_or_await(need, workers, wait_minutes), need, workers)
     shared = {"workers": asdict(workers), "storage": storage}
-    trials = [Trial(attempt_name(plan), "", {"plan": asdict(plan), **shared}) for plan in plans]
+    trials = [Trial(attempt_name(plan), "", {"plan": plan.carried(), **shared}) for plan in plans]
     reasons: dict[str, str] = {}
     try:
         name = f"sweep-{attempt_name(plans[0])}"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nml_ray.heads.config import HeadSetting, HeadsSettings, parse_setting
-from nml_ray.storage.artifact import Artifact, Store
+from nml_ray.storage.artifact import Artifact, Store, arrived
 from nml_ray.storage.digest import digest_of
+from nml_ray.storage.mirror import carried, present
 from nml_ray.sweep import splits
 from nml_ray.sweep.trials import Trial
 from nml_ray.tasks import metrics
@@ -41,7 +42,7 @@ def head_trials(
             data = setting.model_dump(mode="json")
             for seed in settings.seeds:
                 identity = {"version": VERSION, "features": features.digest, "setting": data, "seed": seed, **what}
-                place = {"store": str(store.root), "features": str(features.path)}
+                place = {"store": carried(store.root), "features": carried(features.path)}
                 thinned = f"/{share}" if share != "1" else ""
                 name = f"{prefix}/{search_name(setting)}{thinned}/{number}/seed-{seed}"
                 trials.append(Trial(name, digest_of(identity)[:16], {**place, "setting": data, "seed": seed, **what}))
@@ -60,9 +61,9 @@ def fit_trial(trial: Trial) -> None:
     `head_batches` for the other form). A fit that diverged scores nothing; one that failed leaves its traceback in its
     attempt and raises.
     """
-    attempt = Store(Path(trial.payload["store"])).attempt("trial", trial.digest, trial=trial.name)
+    attempt = Store(present(trial.payload["store"])).attempt("trial", trial.digest, trial=trial.name)
     try:
-        facts = _fit(trial.payload, attempt.path)
+        facts = _fit({**trial.payload, "features": str(arrived(trial.payload["features"]))}, attempt.path)
     except Exception:
         attempt.fail(traceback.format_exc())
         raise

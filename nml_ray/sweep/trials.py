@@ -33,7 +33,8 @@ class TrialsFailed(RuntimeError):
 def unfinished(trials: Iterable[Trial], store: Store) -> list[Trial]:
     """Those whose artifact does not exist, each digest once: a resumed sweep submits nothing else."""
     distinct = {trial.digest: trial for trial in trials}
-    return [trial for trial in distinct.values() if store.artifact("trial", trial.digest) is None]
+    finished = store.artifacts(("trial", digest) for digest in distinct)
+    return [trial for digest, trial in distinct.items() if ("trial", digest) not in finished]
 
 
 def run_inline(

@@ -7,6 +7,7 @@ from typing import Any
 from nml_ray.features.plan import EncoderPlan, ExtractionPlan, ShardDone, WorkItem, all_items, left_to_do
 from nml_ray.storage.atomic import write_json
 from nml_ray.storage.digest import canonical_json
+from nml_ray.storage.twin import SHARDS, bring_bundles
 from nml_ray.study.task import Context, Task
 
 FACTS_FILE = "features.json"
@@ -48,6 +49,9 @@ def _extract(images: str, tasks: Sequence[Task], context: Context) -> None:
         device=context.run.device,
         gpus=context.run.extract_gpus if context.run.device == "cuda" else 0,
     )
+    for task in tasks:
+        for attempt in task.attempt.earlier:
+            bring_bundles(attempt, SHARDS)
     items = all_items(plan)
     done = _work(plan, items, tasks, context)
     failures = {place: f"{shard.split}/{shard.shard}: {why}" for shard in done for place, why in shard.failures.items()}
@@ -58,6 +62,7 @@ def _extract(images: str, tasks: Sequence[Task], context: Context) -> None:
         if place in failures:
             task.attempt.fail(failures[place])
         else:
+            bring_bundles(task.attempt.path, SHARDS)  # where other machines made them
             _finish(task, facts_of(plan, place, items))
 
 

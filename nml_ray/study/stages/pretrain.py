@@ -4,10 +4,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nml_ray.pretrain.arrival import forget, resumable
 from nml_ray.pretrain.best import BEST
 from nml_ray.pretrain.capacity import Workers
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
-from nml_ray.pretrain.resume import FOLDER, checkpoints, companies
+from nml_ray.pretrain.resume import FOLDER, companies
 from nml_ray.study.job import VALIDATION
 from nml_ray.study.task import Context, Task
 
@@ -28,6 +29,7 @@ def run(tasks: Sequence[Task], context: Context) -> None:
             shutil.rmtree(attempt / FOLDER, ignore_errors=True)
         for attempt in task.attempt.earlier:  # the last one has its own link to the best
             shutil.rmtree(attempt / BEST, ignore_errors=True)
+        forget(task.attempt)
     if failed:
         raise RuntimeError("; ".join(failed))
 
@@ -35,7 +37,7 @@ def run(tasks: Sequence[Task], context: Context) -> None:
 def _groups(tasks: Sequence[Task], context: Context) -> list[Sequence[Task]]:
     """Arms that share a worker: as many as wanted, of one seed, and able to go on from one step."""
     size = 1 if context.run.arms == "sweep" else context.run.arms_per_worker or len(tasks)
-    steps = [set(checkpoints([task.attempt.path, *task.attempt.earlier])) for task in tasks]
+    steps = [set(resumable([task.attempt.path, *task.attempt.earlier])) for task in tasks]
     groups: list[Sequence[Task]] = []
     for company in companies(steps):
         members = [tasks[number] for number in company]
