@@ -19,7 +19,7 @@ from tempfile import mkdtemp
 
 import torch
 
-from benchmarks.measure import Goal, interleaved, median, number, parsed, parser, ratio, save, spread, table
+from benchmarks.measure import Goal, interleaved, median, parsed, parser, ratio, save, spread, table
 from benchmarks.photos import photo_set
 from benchmarks.training import group_plan
 from nml_ray.data.dataset import Dataset
@@ -169,8 +169,7 @@ def report(out: Path, costs: dict[str, list[Cost]], compared: list[str], images:
     ]
     head = ["images x arms", "a CPU-second: median (lowest..highest)", "a second on the clock"]
     facts = (
-        f"Decoding is {share:.0%} of the CPU time of a separate run. Without any other cost than decoding, five arms"
-        f" would be 5 x; this share allows {number(5 / (share + 5 * (1 - share)))} x. Load of the machine at the end:"
+        f"Decoding alone takes {share:.0%} of the CPU time of a separate run. Load of the machine at the end:"
         f" {os.getloadavg()[0]:.1f}. {len(compared)} files of the arms (encoder, classifier, curves, feeding log) have"
         " the same bytes in the shared run and alone."
     )
