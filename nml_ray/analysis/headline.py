@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nml_ray.analysis import statistics
-from nml_ray.analysis.results import ArmResult, StudyResult
+from nml_ray.analysis import statistics, task_tables
+from nml_ray.analysis.results import ArmResult, StudyResult, TaskResult
 from nml_ray.analysis.statistics import CLEAN, Estimate, Verdict, verdict
 from nml_ray.analysis.tables import rows_of
 from nml_ray.analysis.wording import (
@@ -64,6 +64,7 @@ def headline(result: StudyResult) -> list[str]:
         *_measure_line(noise.arms),
         *_fitting_line(noise.arms),
         *_heads_lines(result.arms if most_noise(noise.arms) is None else statistics.given(result.arms)),
+        *_task_lines(result.tasks),
     ]
     return [*lines, statistics.about_intervals(noise.arms)] if noise.arms else lines
 
@@ -144,6 +145,23 @@ def _heads_lines(arms: Sequence[ArmResult]) -> list[str]:
             said = ", ".join(f"{head_label(head)} {percent(score.mean)}" for head, score in scores if score)
             of = f"{label} encoder" if statistics.trained(some) else label
             lines.append(f"{of}, {split_label(split).lower()}: {said}.")
+    return lines
+
+
+def _task_lines(tasks: Sequence[TaskResult]) -> list[str]:
+    """The means over downstream tasks, for the encoder of the least and of the most noise, or for every given one."""
+    labels = [label for label, _, _ in rows_of([arm for task in tasks for arm in task.arms])]
+    noise = [label for label in labels if label.endswith("%")]
+    shown = [label for label in dict.fromkeys(labels) if label not in noise[1:-1]]
+    lines = []
+    for split in task_tables.splits_of(tasks):
+        count = len(task_tables.counted(tasks, split))
+        for label in shown:
+            means = [(head, task_tables.mean_over(tasks, label, head, split)) for head in task_tables.heads_of(tasks)]
+            said = ", ".join(f"{head_label(head)} {number(100 * mean.mean, 1)}" for head, mean in means if mean)
+            if said:
+                over = f"{count} task{'s' * (count != 1)}"
+                lines.append(f"Mean over {over} {split_label(split).lower()}, {label}: {said}.")
     return lines
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from nml_ray.analysis import plots, statistics, tables, task_tables
 from nml_ray.analysis.headline import cards, headline, samples_of
+from nml_ray.analysis.latex import to_latex
 from nml_ray.analysis.results import ArmResult, StudyResult
 from nml_ray.analysis.sections import legends, sections
 from nml_ray.analysis.wording import ratio_label
@@ -22,7 +23,8 @@ def write_report(result: StudyResult, directory: Path) -> list[Path]:
     """Write report.html and the CSV files of what the study holds; return their paths.
 
     scores.csv, paper_table.csv, differences.csv, gains.csv, measures.csv, spectra.csv, curves.csv, task_scores.csv,
-    task_table.csv, task_ranks.csv and fractions.csv; files without rows are left out.
+    task_table.csv, task_ranks.csv and fractions.csv; files without rows are left out. Beside them tables.tex and
+    tables.md hold all tables of the page.
 
     Raises:
         UserError: two arms have the same ratio and seed (of different noise kinds): their numbers would be mixed.
@@ -40,6 +42,7 @@ def write_report(result: StudyResult, directory: Path) -> list[Path]:
         "spectra.csv": tables.rows_to_csv(tables.spectrum_rows(arms)),
         "curves.csv": tables.rows_to_csv(tables.curve_rows(arms)),
         **_task_files(result),
+        **_documents(result),
     }
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
@@ -55,6 +58,22 @@ def _task_files(result: StudyResult) -> dict[str, str]:
         "task_table.csv": tables.to_csv(task_tables.task_table(tasks)) if tasks else "",
         "task_ranks.csv": tables.to_csv(task_tables.rank_table(tasks)) if len(tasks) > 1 else "",
         "fractions.csv": tables.to_csv(parts) if parts.rows else "",
+    }
+
+
+def _documents(result: StudyResult) -> dict[str, str]:
+    """Every table of the page as LaTeX and as Markdown."""
+    shown = [
+        (section.title, one.what, one.caption)
+        for section in sections(result, plots.palette_of(result.arms))
+        for one in section.tables
+        if isinstance(one.what, tables.Table)
+    ]
+    return {
+        "tables.tex": "\n".join(to_latex(table, f"{title}. {caption}") for title, table, caption in shown),
+        "tables.md": "\n".join(
+            f"## {title}\n\n{tables.to_markdown(table)}\n{caption}\n" for title, table, caption in shown
+        ),
     }
 
 

@@ -180,7 +180,7 @@ def _copy_report(directory: Path, outcome: Outcome) -> None:
     if "report" not in outcome.artifacts:
         return
     for source in sorted(outcome.artifacts["report"].path.iterdir()):
-        if source.suffix in (".html", ".csv"):
+        if source.suffix in (".html", ".csv", ".tex", ".md"):
             aside = directory / f".{source.name}.aside"
             shutil.copyfile(source, aside)
             os.replace(aside, directory / source.name)

@@ -136,6 +136,8 @@ def test_the_csv_files_hold_the_numbers_of_the_page(tmp_path, study, page):
         "measures.csv",
         "spectra.csv",
         "curves.csv",
+        "tables.tex",
+        "tables.md",
     ]
     rows = list(csv.DictReader((tmp_path / "out" / "paper_table.csv").open(encoding="utf-8")))
     mean, half = (float(rows[-1]["Out of domain, MLP" + part]) for part in ("", ", half width"))
