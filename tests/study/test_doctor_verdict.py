@@ -142,3 +142,15 @@ def test_between_measured_threads_rates_lie_on_a_line(threads: int, rate: float)
 
 def test_thread_counts() -> None:
     assert thread_counts(1) == [1] and thread_counts(6) == [1, 2, 4, 6] and thread_counts(200)[-1] == 32
+
+
+def test_on_gpus_the_cores_are_for_decoding_and_workers_are_as_many_as_gpus() -> None:
+    on_cores = verdict(cores=4, compute={4: 2500}, compute_arms=2500)
+    assert on_cores.bottleneck == "cores"
+    found = verdict(cores=64, gpus=2, copy=1e5, compute={4: 1500}, compute_arms=1500)
+    assert found.bottleneck == "compute"
+    assert "steps of 3 arm(s) on a GPU take 1,500 images/s" in found.reason
+    assert "cores" not in found.limits
+    assert "run.workers=2" in advised(found)
+    assert not [change for change in advised(verdict(cores=64, gpus=1, copy=1e5)) if change.startswith("run.workers")]
+    assert not [change for change in advised(verdict(cores=64, gpus=1, copy=1e5)) if "sweep" in change]

@@ -8,11 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from nml_ray.config.cores import Cores, cores, whole_cores
 from nml_ray.config.errors import UserError
 from nml_ray.data.dataset import Dataset
 from nml_ray.data.order import check_sizes, epoch_sizes
 from nml_ray.data.reader import ShardReader
+from nml_ray.features.config import ExtractSettings
+from nml_ray.models.device import ready_device
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.storage.link import Link
 from nml_ray.storage.location import locate
@@ -95,8 +99,8 @@ def examine(job: Job | None, data: str | None, storage: Path, seconds: float, sa
             _data_set(found, dataset, _form(job), 3 * share, given)
             if job and job.pretrain:
                 _pretraining(found, job, job.pretrain, dataset, 9 * share, given, say)
-    if found.gpu and found.verdict:
-        found.notes.append("training steps were timed on the processor, where pre-training runs")
+    if job and found.verdict:
+        found.notes += _where(job, found.gpu)
     if job and job.extracts():
         _extraction(found, job, 2 * share, say)
     if job and job.heads:
@@ -207,10 +211,11 @@ def _pretraining(
     small = images.smaller(dataset, form, seconds / 6)
     say(f"training steps of {settings.encoder.name}, 1 arm and {together}")
     classes = max(2, len(dataset.classes))
-    step = _step_rates(settings, classes, job.threads, seconds / 6)
+    device = _device(job, found.gpu)
+    step = _step_rates(settings, classes, job.threads, seconds / 6, device)
     compute_arms = step[job.threads]
     if together > 1:
-        compute_arms = training.step_rate(settings, classes, together, job.threads, seconds / 6)
+        compute_arms = training.step_rate(settings, classes, together, job.threads, seconds / 6, device=device)
     samples = found.data.samples if given else _icons_in_all()
     check_sizes(samples, settings.batch, settings.repeats, settings.microbatch, settings.order.lanes)
     found.work = Work(
@@ -237,43 +242,58 @@ def _pretraining(
         decode=decode,
         compute=step,
         compute_arms=compute_arms,
-        copy=None,  # steps run on the processor
+        copy=found.gpu.copy / (form.size**2 * form.channels) if found.gpu and device.type == "cuda" else None,
+        gpus=found.gpu.count if found.gpu and device.type == "cuda" else 0,
         smaller_side=small.side if small else 0,
         smaller_faster=small.faster if small else 1.0,
         smaller_lighter=small.lighter if small else 1.0,
         other_disk=other.cold / found.data.bytes_each if other and not other.from_memory else 0.0,
         other_disk_path=other.path if other else "",
-        other_microbatch=_larger_microbatch(settings, classes, job.threads, step[job.threads], seconds / 10),
+        other_microbatch=_larger_microbatch(settings, classes, job.threads, step[job.threads], seconds / 10, device),
     )
     found.verdict = judge(found.rates, found.work)
     if left_out := _not_timed(settings):
         found.notes.append(f"training steps were timed without {', '.join(left_out)}")
 
 
+def _device(job: Job, gpu: machine.Gpu | None) -> torch.device:
+    """Where steps are timed: the job's device, or the processor where there is no such device here."""
+    return ready_device(job.run.device if gpu else "cpu")
+
+
+def _where(job: Job, gpu: machine.Gpu | None) -> list[str]:
+    """What is to be said of the device that steps were timed on."""
+    if job.run.device == "cuda":
+        return [] if gpu else ["run.device is cuda, but there is no GPU here: steps were timed on the processor"]
+    return ["training steps were timed on the processor, where pre-training runs (run.device)"] if gpu else []
+
+
 def _not_timed(settings: PretrainSettings) -> list[str]:
     """What a real step does that the measured ones do not."""
     parts = {
-        "RandAugment": settings.randaugment is not None,
-        "mixing": settings.mixing.active,
         "compiling the model": settings.compile,
         "the text tower": settings.objective == "clip",
     }
     return [name for name, used in parts.items() if used]
 
 
-def _step_rates(settings: PretrainSettings, classes: int, threads: int, seconds: float) -> dict[int, float]:
-    """One arm by number of torch's threads: one, the job's, and as many as there are cores."""
-    counts = sorted({1, threads, whole_cores()})
-    return {count: training.step_rate(settings, classes, 1, count, seconds / len(counts)) for count in counts}
+def _step_rates(
+    settings: PretrainSettings, classes: int, threads: int, seconds: float, device: torch.device
+) -> dict[int, float]:
+    """One arm by number of torch's threads: one, the job's, and as many as there are cores; on a GPU the job's."""
+    counts = sorted({1, threads, whole_cores()}) if device.type == "cpu" else [threads]
+    return {
+        count: training.step_rate(settings, classes, 1, count, seconds / len(counts), device=device) for count in counts
+    }
 
 
 def _larger_microbatch(
-    settings: PretrainSettings, classes: int, threads: int, rate: float, seconds: float
+    settings: PretrainSettings, classes: int, threads: int, rate: float, seconds: float, device: torch.device
 ) -> tuple[int, float] | None:
     size = settings.microbatch_size()
     if settings.batch % (2 * size):
         return None
-    return 2 * size, training.step_rate(settings, classes, 1, threads, seconds, 2 * size) / rate
+    return 2 * size, training.step_rate(settings, classes, 1, threads, seconds, 2 * size, device) / rate
 
 
 def _arms(job: Job) -> int:
@@ -293,11 +313,13 @@ def _extraction(found: Examination, job: Job, seconds: float, say: Say) -> None:
         **{one.name: (one, 1) for one in job.encoders},
     }
     count = sum(_samples(job, split) for split in job.extracted_splits())
-    batch = job.extract.batch if job.extract else 256
+    extract = job.extract or ExtractSettings()
     hours = 0.0
     for name, (settings, times) in encoders.items():
         say(f"forward passes of {settings.name}")
-        rate = training.forward_rate(settings, batch, job.threads, seconds / len(encoders))
+        rate = training.forward_rate(
+            settings, extract.batch, job.threads, seconds / len(encoders), extract.precision, _device(job, found.gpu)
+        )
         found.extraction[name] = rate
         hours += times * count / rate / 3600
     decode = found.data.decode * job.run.decode_threads if found.data else float("inf")

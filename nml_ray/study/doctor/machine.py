@@ -49,11 +49,12 @@ class Disk:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device: bytes of memory in all, and bytes a second of a copy from page-locked memory."""
+    """The first of `count` CUDA devices: bytes of memory, and bytes a second of a copy from page-locked memory."""
 
     name: str
     memory: int
     copy: float
+    count: int = 1
 
 
 def memory() -> Memory:
@@ -143,4 +144,4 @@ def gpu(seconds: float) -> Gpu | None:
         torch.cuda.synchronize(device)
         size += source.numel()
     facts = torch.cuda.get_device_properties(device)
-    return Gpu(facts.name, facts.total_memory, size / (time.perf_counter() - began))
+    return Gpu(facts.name, facts.total_memory, size / (time.perf_counter() - began), torch.cuda.device_count())

@@ -53,6 +53,7 @@ class Rates:
         compute: steps of one arm by number of torch's threads.
         compute_arms: steps in which all arms that share a worker take part, with the job's threads.
         copy: to the device; None where there is none.
+        gpus: that steps run on, one a worker; 0 where they run on the processor.
         smaller_side, smaller_faster, smaller_lighter: what shards with this short side change; 0 for nothing.
         other_disk: in sequence and cold, of the storage's disk where it is not the data's; 0 for none.
         other_microbatch: size and rate relative to the job's of a larger microbatch that was measured.
@@ -70,6 +71,7 @@ class Rates:
     compute: Mapping[int, float]
     compute_arms: float
     copy: float | None = None
+    gpus: int = 0
     smaller_side: int = 0
     smaller_faster: float = 1.0
     smaller_lighter: float = 1.0
@@ -129,7 +131,8 @@ def limits_of(rates: Rates, work: Work, first_epoch: bool = False) -> dict[str, 
     }
     if rates.copy is not None:
         limits["copy"] = rates.copy
-    spent = 1 / at(rates.decode, 1) + rates.threads / rates.compute_arms  # core-seconds an image
+    computing = 0 if rates.gpus else rates.threads / rates.compute_arms
+    spent = 1 / at(rates.decode, 1) + computing  # core-seconds an image
     shared = rates.cores / at_once(rates, work) / spent
     if shared < WORTH * min(limits["decode"], limits["compute"]):
         limits["cores"] = shared
@@ -146,7 +149,8 @@ def trials_at_once(rates: Rates, work: Work) -> int:
     if not work.sweep:
         return 1
     reserved = rates.workers * (rates.threads + rates.decode_threads)
-    return max(1, min(work.arms * work.seeds, int(rates.cores // reserved)))
+    fitting = min(rates.cores // reserved, rates.gpus // rates.workers if rates.gpus else work.arms * work.seeds)
+    return max(1, min(work.arms * work.seeds, int(fitting)))
 
 
 def images_of(rates: Rates, work: Work) -> float:
@@ -230,7 +234,7 @@ def _thread_changes(rates: Rates, work: Work) -> Iterator[tuple[str, tuple[Rates
 
 def _worker_changes(rates: Rates, work: Work) -> Iterator[tuple[str, tuple[Rates, Work]]]:
     each = rates.threads + rates.decode_threads
-    workers = min(work.microbatches, int(rates.cores // each))
+    workers = min(work.microbatches, int(rates.cores // each), rates.gpus or work.microbatches)
     if workers > rates.workers and not work.sweep:
         yield f"run.workers={workers} (now {rates.workers})", (replace(rates, workers=workers), work)
     shared = 1 if work.sweep else work.arms_per_worker
@@ -250,15 +254,16 @@ def _reason(name: str, limits: Mapping[str, float], rates: Rates, work: Work) ->
     after = f"; next is {others[0][1]} at {others[0][0]:,.0f}" if others else ""
     arms = 1 if work.sweep else work.arms_per_worker
     if name == "cores":
-        decode, compute = 1 / at(rates.decode, 1), rates.threads / rates.compute_arms
+        decode, compute = 1 / at(rates.decode, 1), 0 if rates.gpus else rates.threads / rates.compute_arms
         return (
             f"an image takes {1000 * decode:.2f} ms of a core to decode and {1000 * compute:.2f} ms to train on "
             f"({arms} arm(s)); {at_once(rates, work)} worker(s) share {rates.cores:g} cores{after}"
         )
+    where = "a GPU" if rates.gpus else f"{rates.threads} thread(s)"
     words = {
         "read": f"the disk gives {rate:,.0f} images/s to each worker",
         "decode": f"{rates.decode_threads} thread(s) decode {rate:,.0f} images/s",
-        "compute": f"steps of {arms} arm(s) on {rates.threads} thread(s) take {rate:,.0f} images/s",
+        "compute": f"steps of {arms} arm(s) on {where} take {rate:,.0f} images/s",
         "copy": f"the copy to the GPU takes {rate:,.0f} images/s",
     }
     return words[name] + after
