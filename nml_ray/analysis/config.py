@@ -24,3 +24,5 @@ class SpectrumSettings(Settings):
     )
     """Transforms of the features, each with a Gram of its own. `raw`: none. `official`: rows L2-normalised, then
     centred within each row, as the published analysis code of the method does."""
+    per_class: bool = False
+    """Measure each class by itself too, in a second pass over the features: measures.parquet of the artifact."""

@@ -25,6 +25,12 @@ def singular_values(gram: NDArray[np.float64], count: int) -> Vector:
     return np.sqrt(np.where(eigenvalues > floor, eigenvalues, 0.0))
 
 
+def of_rows(rows: NDArray[np.float64]) -> Vector:
+    """The min(N, D) singular values of rows [N, D], by the smaller of their two Grams."""
+    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    return singular_values(gram, len(rows))
+
+
 def shares(values: Sequence[float] | Vector) -> Vector:
     """p_i = sigma_i / sum of sigma.
 
@@ -53,3 +59,10 @@ def lsvr(values: Sequence[float] | Vector) -> float:
 def effective_rank(values: Sequence[float] | Vector) -> float:
     """exp(SVE): the number of equal singular values that would have this entropy."""
     return float(np.exp(sve(values)))
+
+
+def measures(values: Sequence[float] | Vector) -> dict[str, float] | None:
+    """SVE, LSVR and effective rank; None of features that are all zero (as one dimension is under `official`)."""
+    if not np.any(values):
+        return None
+    return {"sve": sve(values), "lsvr": lsvr(values), "effective_rank": effective_rank(values)}

@@ -41,7 +41,7 @@ VERSIONS: Mapping[str, int] = {
     "pretrain": 2,
     "encoder": 1,
     "extract": 1,
-    "spectrum": 1,
+    "spectrum": 2,
     "heads": 1,
     "report": 1,
 }
@@ -260,7 +260,8 @@ class _Expansion:
     def measure_features(self, name: str, task: Mapping[str, Any]) -> None:
         inputs = {"extract": f"extract/{name}"}
         if self.job.spectrum:
-            self.add(f"spectrum/{name}", "spectrum", {"transforms": self.transforms()}, inputs, "all")
+            classes = {"per_class": True} if self.job.spectrum.per_class else {}
+            self.add(f"spectrum/{name}", "spectrum", {"transforms": self.transforms(), **classes}, inputs, "all")
         if self.job.heads:
             settings = {"heads": self.job.heads.hashed(), "threads": self.job.threads, **task}
             self.add(f"heads/{name}", "heads", settings, inputs, "all")

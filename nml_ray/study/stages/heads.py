@@ -234,8 +234,8 @@ def _spectra(z: Any) -> dict[str, Any]:
         sums.add(z)
     found = {}
     for name in sums.transforms:
-        values = spectrum.singular_values(sums.gram[name], sums.count)
-        found[name] = {"count": sums.count, "sve": spectrum.sve(values), "lsvr": spectrum.lsvr(values)}
+        if measures := spectrum.measures(spectrum.singular_values(sums.gram[name], sums.count)):
+            found[name] = {"count": sums.count, "sve": measures["sve"], "lsvr": measures["lsvr"]}
     return found
 
 

@@ -1,40 +1,94 @@
-"""The spectrum stage: singular values, SVE and LSVR of every split from the sums taken during extraction."""
+"""The spectrum stage: singular values, SVE and LSVR of every split from the sums taken during extraction.
 
-from collections.abc import Sequence
+Leaves in each artifact
+
+    spectrum.json      split to transform to count, singular_values (descending), sve, lsvr
+    measures.parquet   split, transform, class (null: all of the split), count, sve, lsvr, effective_rank
+
+A transform that leaves nothing of the features but zeros has no measures: it is absent from spectrum.json, null here.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from nml_ray.analysis import spectrum
-from nml_ray.features.sums import Sums, merged
+from nml_ray.features.store import read_split
+from nml_ray.features.sums import TRANSFORMS, merged
 from nml_ray.storage.atomic import write_json
 from nml_ray.study.task import Context, Task
 
 SPECTRUM_FILE = "spectrum.json"
+MEASURES_FILE = "measures.parquet"
+_SCHEMA = pa.schema(
+    {
+        "split": pa.string(),
+        "transform": pa.string(),
+        "class": pa.int64(),
+        "count": pa.int64(),
+        "sve": pa.float64(),
+        "lsvr": pa.float64(),
+        "effective_rank": pa.float64(),
+    }
+)
 
 
 def run(tasks: Sequence[Task], context: Context) -> None:
-    """Write spectrum.json: split to transform to count, singular_values (descending), sve, lsvr."""
+    """Measure the features of each task."""
     for task in tasks:
-        write_json(task.attempt.path / SPECTRUM_FILE, spectra(task.inputs["extract"].path))
+        directory, target = task.inputs["extract"].path, task.attempt.path
+        found = list(_whole(directory))
+        write_json(target / SPECTRUM_FILE, _by_split(found))
+        rows = [_row(*one) for one in found]
+        if task.stage.settings.get("per_class"):
+            rows += [
+                _row(*one) for split, transforms in _grouped(found) for one in _classes(directory, split, transforms)
+            ]
+        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), target / MEASURES_FILE)
         task.attempt.finish()
 
 
-def spectra(directory: Path) -> dict[str, dict[str, Any]]:
-    """The spectra of all splits below a directory of extracted features."""
-    splits = sorted({path.parent.name for path in directory.glob("*/*.sums.npz")})
-    return {split: _split(sorted((directory / split).glob("*.sums.npz"))) for split in splits}
+_Found = tuple[str, str, int | None, int, spectrum.Vector]
+"""Split, transform, class (None: all), number of rows, singular values."""
 
 
-def _split(paths: Sequence[Path]) -> dict[str, Any]:
-    sums = merged(paths)
-    return {name: _measures(sums, name) for name in sums.transforms}
+def _whole(directory: Path) -> Iterator[_Found]:
+    for split in sorted({path.parent.name for path in directory.glob("*/*.sums.npz")}):
+        sums = merged(sorted((directory / split).glob("*.sums.npz")))
+        for name in sums.transforms:
+            yield split, name, None, sums.count, spectrum.singular_values(sums.gram[name], sums.count)
 
 
-def _measures(sums: Sums, transform: str) -> dict[str, Any]:
-    values = spectrum.singular_values(sums.gram[transform], sums.count)
-    return {
-        "count": sums.count,
-        "singular_values": values.tolist(),
-        "sve": spectrum.sve(values),
-        "lsvr": spectrum.lsvr(values),
-    }
+def _by_split(found: Sequence[_Found]) -> dict[str, dict[str, Any]]:
+    content: dict[str, dict[str, Any]] = {}
+    for split, transform, _, count, values in found:
+        of_split = content.setdefault(split, {})
+        if measures := spectrum.measures(values):
+            plain = {name: measures[name] for name in ("sve", "lsvr")}
+            of_split[transform] = {"count": count, "singular_values": values.tolist(), **plain}
+    return content
+
+
+def _grouped(found: Sequence[_Found]) -> list[tuple[str, list[str]]]:
+    return [(split, [one[1] for one in group]) for split, group in groupby(found, lambda one: one[0])]
+
+
+def _classes(directory: Path, split: str, transforms: Sequence[str]) -> Iterator[_Found]:
+    """Every class of a split, whose features pass memory once."""
+    import torch
+
+    features = read_split(directory, split)
+    for label in np.unique(features.labels):
+        rows = torch.tensor(features.values[features.labels == label], dtype=torch.float64)
+        for name in transforms:
+            yield split, name, int(label), len(rows), spectrum.of_rows(TRANSFORMS[name](rows).numpy())
+
+
+def _row(split: str, transform: str, label: int | None, count: int, values: spectrum.Vector) -> dict[str, Any]:
+    measures = spectrum.measures(values) or {}
+    return {"split": split, "transform": transform, "class": label, "count": count, **measures}

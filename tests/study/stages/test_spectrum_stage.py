@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from nml_ray.analysis.results import Spectrum
+from nml_ray.features.store import feature_path, write_shard
 from nml_ray.features.sums import Sums
 from nml_ray.storage.artifact import Store
 from nml_ray.storage.atomic import read_json
@@ -37,3 +39,54 @@ def test_every_split_and_transform_from_all_shards(tmp_path: Path) -> None:
         assert measured.count == 50
         np.testing.assert_allclose(measured.singular_values, sigma, rtol=1e-9)
         assert measured.lsvr == pytest.approx(-np.log(sigma[0] / sigma.sum()))
+
+
+def measured(tmp_path: Path, values: np.ndarray, labels: np.ndarray, dtype: str) -> tuple[dict, list[dict]]:
+    store = Store(tmp_path)
+    extract = store.attempt("extract", "e")
+    for number, rows in enumerate(np.array_split(np.arange(len(values)), 2)):
+        path = feature_path(extract.path, "test", f"shard-{number}")
+        write_shard(path, [f"k{row}" for row in rows], labels[rows], values[rows], dtype)
+        sums = Sums(values.shape[1])
+        sums.add(values[rows].astype(dtype))
+        sums.save(path.with_name(f"shard-{number}.sums.npz"))
+    stage = Stage(
+        "spectrum/a", "spectrum", 1, {"per_class": True}, "nml_ray.study.stages.spectrum:run", {"extract": "x"}
+    )
+    task = Task(stage, {"extract": extract.finish()}, store.attempt("spectrum", "s"))
+    spectrum.run([task], Context(store, True, 1, None, lambda: None))
+    table = pq.read_table(task.attempt.path / spectrum.MEASURES_FILE)
+    return read_json(task.attempt.path / spectrum.SPECTRUM_FILE), table.to_pylist()
+
+
+def official(values: np.ndarray) -> np.ndarray:
+    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
+    return unit - unit.mean(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_measures_of_the_whole_and_of_each_class_are_those_of_numpys_svd(tmp_path: Path, dtype: str) -> None:
+    """Rank-deficient features, as stored; class 2 has one sample, class 1 fewer rows than dimensions."""
+    generator = np.random.default_rng(4)
+    values = (generator.normal(size=(60, 4)) @ generator.normal(size=(4, 9))).astype(np.float32)
+    values[:, 5:] = np.round(4 * values[:, 5:]) / 4 * (values[:, 5:] > 0)
+    values[30:35] = values[25:30]
+    labels = np.repeat([0, 1, 2, 3], [35, 6, 1, 18])
+    _, rows = measured(tmp_path, values, labels, dtype)
+    assert len(rows) == 2 * (1 + 4)
+    for row in rows:
+        chosen = values[labels == row["class"]] if row["class"] is not None else values
+        exact = chosen.astype(dtype).astype(np.float64)
+        sigma = np.linalg.svd(official(exact) if row["transform"] == "official" else exact, compute_uv=False)
+        p = sigma[sigma > 1e-7 * sigma[0]] / sigma[sigma > 1e-7 * sigma[0]].sum()
+        assert row["count"] == len(chosen)
+        assert row["sve"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-6, abs=1e-9)
+        assert row["lsvr"] == pytest.approx(-np.log(p[0]), rel=1e-6, abs=1e-9)
+        assert row["effective_rank"] == pytest.approx(np.exp(row["sve"]))
+
+
+def test_one_dimension_has_no_official_measures(tmp_path: Path) -> None:
+    values = np.arange(1.0, 7.0, dtype=np.float32)[:, None]
+    found, rows = measured(tmp_path, values, np.arange(6) % 2, "float32")
+    assert set(found["test"]) == {"raw"} and found["test"]["raw"]["sve"] == 0
+    assert all((row["sve"] is None) == (row["transform"] == "official") for row in rows)
