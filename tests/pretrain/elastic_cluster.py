@@ -26,6 +26,7 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="nml-ray-", dir="/tmp"))  # socket paths may have 107 bytes
     (directory / "ray").mkdir()
     os.environ |= {**session.SETTINGS, "RAY_TMPDIR": str(directory), "RAY_AUTH_MODE": "disabled"}
+    os.environ["RAY_agent_register_timeout_ms"] = "180000"  # as `patient`
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
         run(plan, steps)

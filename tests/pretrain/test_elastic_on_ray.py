@@ -10,16 +10,27 @@ import pytest
 from pyarrow import parquet
 
 from nml_ray.pretrain import telemetry
+from nml_ray.pretrain.capacity import Workers
 from nml_ray.pretrain.loop import train_group
+from nml_ray.pretrain.trainer import train_on_ray
 from nml_ray.pretrain.world import World
 from tests.pretrain.elastic_runs import ENCODER, audited, losses, workers_by_step
 
 CLUSTER = Path(__file__).with_name("elastic_cluster.py")
 STEPS = 60  # with each number of workers, at least
 
-pytestmark = [pytest.mark.ray, pytest.mark.kill, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 
+@pytest.mark.usefixtures("shared_ray")
+def test_an_elastic_run_takes_what_there_is(make_plan, tiny_data, tmp_path):
+    plan = replace(make_plan(epochs=2, ratios=("0.3",)), decode_threads=1)
+    (outcome,) = train_on_ray(plan, Workers(1, 2), str(tmp_path / "ray"))
+    assert workers_by_step(outcome.facts) == [(0, 1)]
+    assert audited(plan, outcome.facts, tiny_data).holds
+
+
+@pytest.mark.kill
 def test_an_elastic_run_grows_and_shrinks(make_plan, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(telemetry, "EVERY_SECONDS", 0)
     settings = {"microbatch": 8, "epochs": 60, "encoder": ENCODER, "ratios": ("0.3",)}
