@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from nml_ray.cli.main import call
+from tests import task_layouts
 from tests.small_icons import small_icons
 
 ROOT = Path(__file__).parents[1]
@@ -24,13 +25,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch) -> str:
-    """A directory with the job files and a folder of photos; returns the small data for jobs on icons."""
+    """A directory with the job files, photos and a set as distributed; returns the small data for jobs on icons."""
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
     generator = np.random.default_rng(0)
     for number in range(24):
         path = tmp_path / "photos" / f"kind-{number % 3}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (70, 80, 3), dtype=np.uint8)).save(path)
+    task_layouts.dtd(tmp_path / "downloads")
     monkeypatch.chdir(tmp_path)
     return small_icons(tmp_path / "icons")
 
@@ -47,7 +49,7 @@ def made_small(command: list[str], icons: str) -> list[str]:
 
 
 def test_every_command(newcomer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert {command[0] for command in COMMANDS} >= {"run", "plan", "init", "data", "doctor", "audit"}
+    assert {command[0] for command in COMMANDS} >= {"run", "plan", "init", "data", "doctor", "audit", "tasks"}
     for command in COMMANDS:
         code = call(made_small(command, newcomer))
         assert code == 0, f"nml-ray {shlex.join(command)}: {capsys.readouterr().err}"

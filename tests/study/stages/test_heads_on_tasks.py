@@ -107,17 +107,19 @@ def test_fractions_are_fitted_chosen_and_told_apart(tmp_path: Path) -> None:
 def test_numbers_are_fitted_by_squared_error(tmp_path: Path) -> None:
     store = Store(tmp_path)
     attempt, draw = store.attempt("extract", "features"), np.random.default_rng(0)
-    values = {"train": [0.0, 1.5, 4.0, 5.0], "test": [1.0, 2.0, 3.0]}  # the number that each label means
+    means = {"train": [0.0, 1.5, 4.0, 5.0], "test": [1.0, 2.0, 3.0]}  # the number that each label means
     direction = draw.normal(size=DIM)
-    for split, own in values.items():
+    for split, own in means.items():
         labels = draw.integers(0, len(own), 90)
         numbers = np.array(own)[labels]
-        rows = numbers[:, None] * direction + 0.3 * draw.normal(size=(90, DIM))
+        noisy = numbers[:, None] * direction + 0.1 * draw.normal(size=(90, DIM))
         keys = [f"{split}/{row}" for row in range(90)]
-        write_shard(feature_path(attempt.path, split, "s"), keys, labels, rows.astype(np.float32))
-    fixed = {"epochs": 30, "batch": 16, "learning_rate": 0.02}
-    sweep = [{"head": head, "fixed": fixed} for head in ("linear_probe", "mlp", "nmtune")]
-    found, rows = run(store, attempt.finish(), {**CUT, "metric": "pearson", "values": values}, sweep=sweep)
+        write_shard(feature_path(attempt.path, split, "s"), keys, labels, noisy.astype(np.float32))
+    rates = {"linear_probe": 0.1, "mlp": 0.01, "nmtune": 0.01}
+    sweep = [
+        {"head": head, "fixed": {"epochs": 30, "batch": 16, "learning_rate": rate}} for head, rate in rates.items()
+    ]
+    found, rows = run(store, attempt.finish(), {**CUT, "metric": "pearson", "values": means}, sweep=sweep)
     assert len(found) == 3
     for entry in found:
         assert set(entry["scores"]["test"]) == {"pearson"} and entry["scores"]["test"]["pearson"] > 0.9
