@@ -78,6 +78,13 @@ class PretrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _trains_its_encoder(self) -> Self:
+        if self.encoder.from_directory:
+            words = f"{self.encoder.name} is there already and is not trained: name it in the section 'encoders'"
+            raise Misplaced(words, "encoder", "name")
+        return self
+
+    @model_validator(mode="after")
     def _fits_the_objective(self) -> Self:
         if self.objective == "supervised" and self.clip:
             raise Misplaced("objective supervised has no text tower: set objective: clip", "clip")

@@ -95,3 +95,10 @@ def test_from_pictures_to_heads_of_two_views(images, trained, tmp_path):
     measures = pq.read_table(done.outcome.artifacts["spectrum/checkpoint"].path / "measures.parquet")
     assert set(measures["class"].to_pylist()) == {None, 0, 1, 2}
     assert (done.directory / "report.html").exists()
+
+
+def test_what_is_there_already_is_not_trained():
+    encoder = {"name": "transformers:x", "pooling": "cls"}
+    text = yaml.safe_dump({"name": "p", "data": {"icons": {}}, "pretrain": {"encoder": encoder}})
+    with pytest.raises(UserError, match=r"job\.yaml.*transformers:x is there already .* section 'encoders'"):
+        validate(Job, parse(text, "job.yaml"))
