@@ -460,3 +460,48 @@ def test_taking_from_many_pieces(tmp_path):
     numbers = np.array([8, 0, 3, 2, 7, 3])
     keys = listing.rows["key"].to_pylist()
     assert listing.take(numbers)["key"].to_pylist() == [keys[i] for i in numbers]
+
+
+def test_tables_of_texts(tmp_path):
+    rows = {"a": ["one", "two\nlines", "", "four"], "b": ["ä", "b", "c", "d"], "label": [0, 1, -1, 1]}
+    parquet.write_table(pa.table(rows), tmp_path / "pairs.parquet")
+    options = SourceOptions(columns=Columns(texts=("a", "b")))
+    with opened_source(str(tmp_path / "pairs.parquet"), tmp_path / "out", options) as listing:
+        assert listing.notes == ("rows without a label (-1), left out: 1",)
+    shard(tmp_path / "pairs.parquet", tmp_path / "out", options)
+    found = contents(tmp_path / "out")
+    assert {key: (text.decode(), name, caption) for key, (text, name, caption) in found.items()} == {
+        "pairs/000000001": ("one\nä", "0", "one\nä"),
+        "pairs/000000002": ("two\nlines\nb", "1", "two\nlines\nb"),
+        "pairs/000000004": ("four\nd", "1", "four\nd"),
+    }
+    index_directory(tmp_path / "out")  # again: the texts stay the samples
+    assert len(Dataset.open(tmp_path / "out")) == 3
+
+
+def test_lists_of_paths_and_labels(tmp_path):
+    image_tree(tmp_path / "real", ("cat", "the owl"), 2)
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "real").rglob("*.*") if path.is_file())
+    (tmp_path / "real_train.txt").write_text("".join(f"{path} {int('owl' in path)}\n" for path in paths))
+    shard(tmp_path / "real_train.txt", tmp_path / "out")
+    found = contents(tmp_path / "out")
+    assert len(found) == 4 and found["real/the owl/the owl_v0"][1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("file", "texts", "text"),
+    [
+        ("list.txt", (), "list.txt, row 2: no label; expected a path, a blank and a label"),
+        ("pairs.parquet", ("a", "d"), "no column 'd'; expected a, b, label"),
+        ("pairs.parquet", ("a", "b"), "pairs.parquet, row 2: text None; expected text"),
+        ("words.csv", ("a",), "labels 'good' and '3'; expected names, or numbers, or --classes"),
+    ],
+)
+def test_texts_and_lists_refused(tmp_path, file, texts, text):
+    (tmp_path / "list.txt").write_text("a.jpg 1\nb.jpg\n")
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    (tmp_path / "words.csv").write_text("a,label\nx,good\ny,3\n")
+    parquet.write_table(pa.table({"a": ["x", None], "b": ["y", "z"], "label": [0, 1]}), tmp_path / "pairs.parquet")
+    with pytest.raises(UserError) as error:
+        shard(tmp_path / file, tmp_path / "out", SourceOptions(columns=Columns(texts=texts)))
+    assert text in str(error.value)
