@@ -7,7 +7,7 @@ Each thread writes its images straight into the step's batch. The batches are a 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -89,6 +89,9 @@ class Loader:
 
     `pinned` batches lie in page-locked memory, which a CUDA device copies from without a detour. Such a copy runs on
     its own: `hold` the step's images until it is complete.
+
+    The threads also call `beside`, where there is one, with the sample numbers of each microbatch that they make: for
+    what the consumer can have ready by then. Nobody waits for it, and what it raises is not heard of.
     """
 
     dataset: Dataset
@@ -98,6 +101,7 @@ class Loader:
     threads: int = 1
     pinned: bool = False
     timers: LoaderTimers = field(default_factory=LoaderTimers)
+    beside: Callable[[NDArray[np.int64]], object] | None = None
     _streams: list["_Stream"] = field(default_factory=list, init=False, repr=False)
     _held: list[Completion] = field(default_factory=list, init=False, repr=False)
 
@@ -194,6 +198,8 @@ class _Stream:
         places = np.arange(number * size, (number + 1) * size)
         part = GlobalBatch(batch.epoch, batch.numbers[places], batch.copies[places])
         rows = Rows(part, self._loader.dataset.key_hash[part.numbers], images, np.empty(size, np.uint64))
+        if self._loader.beside:
+            self._pool.submit(self._loader.beside, part.numbers)
         fewest, most = CHUNKS
         length = max(fewest, min(most, -(-size // self._loader.threads)))
         chunks = [

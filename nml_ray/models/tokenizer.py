@@ -1,6 +1,7 @@
 """Texts to token numbers: hashed words and parts of words for the small tower, open_clip's byte pairs for its own.
 
 Neither needs a vocabulary that would have to be kept beside the weights: hashing has none, byte pairs are bundled.
+Both remember the last texts: the arms of a run are given mostly the same captions, and the loader asks for them first.
 """
 
 import re
@@ -70,7 +71,14 @@ class BytePairs:
 
         self._tokenizer = SimpleTokenizer(context_length=context)
         self.context, self.vocabulary = context, self._tokenizer.vocab_size
+        self._tokens = lru_cache(maxsize=1 << 17)(self._tokens_of)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        tokens: Tensor = self._tokenizer(list(texts))
-        return tokens
+        tokens = np.zeros((len(texts), self.context), np.int64)
+        for row, text in enumerate(texts):
+            tokens[row] = self._tokens(text)
+        return torch.from_numpy(tokens)
+
+    def _tokens_of(self, text: str) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
+        tokens: Tensor = self._tokenizer([text])
+        return tokens[0].int().numpy()

@@ -128,6 +128,9 @@ class BaseArm(ABC, Generic[Model]):
         (CONTRACTS, Randomness).
         """
 
+    def foresee(self, numbers: NDArray[np.int64]) -> None:  # most arms have nothing to prepare
+        """Make ready what `add` will need of samples, by number; other threads call it, some steps ahead."""
+
     def count(self, losses: Tensor, predicted: Tensor, given: Tensor, clean: Tensor, weights: Tensor) -> None:
         """Add samples to the step's weight and counts; all arguments are [N]."""
         tail = self.gradients[-1 - COUNTS :]

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nml_ray.data.dataset import Dataset
@@ -64,6 +66,10 @@ class ContrastiveArm(BaseArm[ImageTextPair]):
         given, clean = (sent(samples[numbers].long(), losses.device) for samples in (self.given, self.clean))
         # A hit counts as the given caption; which caption else came first is not asked.
         self.count(losses, torch.where(hits, given, -1), given, clean, torch.cat([one.weights for one in fed]))
+
+    def foresee(self, numbers: NDArray[np.int64]) -> None:
+        """Have the tokenizer know their captions."""
+        self.texts.tokens(self.given[torch.from_numpy(numbers)])
 
     def forward_one(self, image: Tensor) -> None:
         """Pass one image and one caption through their towers."""

@@ -121,6 +121,7 @@ class _Run:
         )
         pinned = self.device.type == "cuda"
         self.loader = Loader(dataset, loader_plan, world.rank, world.size, plan.decode_threads, pinned)
+        self.loader.beside = self._foresee
         self.undecodable = 0.0
         self.given: deque[Given] = deque()
 
@@ -129,6 +130,10 @@ class _Run:
         given, clean = given_labels(dataset, noise), clean_labels(dataset, noise.kind)
         logged = logged_labels(dataset, noise.kind, given)
         return RunningArm(self.objective.build(arm.name, given, clean), Path(arm.attempt), logged)
+
+    def _foresee(self, numbers: NDArray[np.int64]) -> None:
+        for running in self.arms:
+            running.arm.foresee(numbers)
 
     def train(self) -> None:
         """All steps from the resumed one on, then the exported encoders."""
