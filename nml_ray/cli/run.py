@@ -64,8 +64,11 @@ def tell(done: "Run") -> int:
 def _save_logs(done: "Run") -> None:
     import sys
 
+    from nml_ray.storage.twin import publish_directory
+
     if "nml_ray.session" in sys.modules and (logs := sys.modules["nml_ray.session"].save_logs(done.directory / "ray")):
         click.echo(f"logs of Ray: {logs}", err=True)
+        publish_directory(logs)
 
 
 def _stop_ray() -> None:

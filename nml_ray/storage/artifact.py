@@ -255,8 +255,8 @@ def arrived(text: str) -> Path:
 
 
 def read_progress(attempt: Path) -> Progress | None:
-    """What an attempt's `progress` last said."""
-    said = read_json_if_whole(attempt / PROGRESS)
+    """What an attempt's `progress` last said, here or on another machine."""
+    said = read_json_if_whole(attempt / PROGRESS) or twin.told(attempt / PROGRESS)
     return Progress(**said) if said else None
 
 

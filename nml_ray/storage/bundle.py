@@ -7,7 +7,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
@@ -93,13 +93,18 @@ class Bundles:
         with ThreadPoolExecutor(_THREADS) as pool:
             return dict(zip(files, pool.map(put, files, files.values()), strict=True))
 
-    def bring(self, name: str) -> None:
-        """Bring the files of a bundle that are not here.
+    def contents(self, names: Sequence[str]) -> Files:
+        """The files of several bundles together; where two have one path, that of the later name. Bundles that are
+        gone meanwhile have none."""
+        return {path: entry for files in self._each(names) for path, entry in files.items()}
+
+    def bring(self, names: Sequence[str]) -> None:
+        """Bring the files of bundles that are not here.
 
         Raises:
-            UserError: there is no such bundle, a file does not come as it was sent.
+            UserError: a file does not come as it was sent.
         """
-        bring(self.directory, self.location, self.files(name))
+        bring(self.directory, self.location, self.contents(names))
 
     def rename(self, name: str, new: str, paths: Mapping[str, str]) -> None:
         """Give a bundle another name, and those of its files that `paths` has another path."""
@@ -109,23 +114,27 @@ class Bundles:
 
     def retire(self, names: Iterable[str]) -> None:
         """Remove bundles, the markers first, and files of theirs that no other bundle has."""
-        going = dict(self._known(names))
+        going = list(names)
         if not going:
             return
+        files = self._each(going)
         for name in going:
             remote.remove(self._marker(name))
         own = f"{self.directory.name}/"
-        lost = {entry.at for files in going.values() for entry in files.values() if entry.at.startswith(own)}
-        kept = {entry.at for _, files in self._known(self.names()) for entry in files.values()}
+        lost = {entry.at for one in files for entry in one.values() if entry.at.startswith(own)}
+        kept = {entry.at for one in self._each(self.names()) for entry in one.values()}
         for at in sorted(lost - kept):
             remote.remove(self.location / at.removeprefix(own))
 
-    def _known(self, names: Iterable[str]) -> Iterator[tuple[str, Files]]:
-        for name in names:
+    def _each(self, names: Sequence[str]) -> list[Files]:
+        def known(name: str) -> Files:
             try:
-                yield name, self.files(name)
-            except remote.NotThere:  # somebody else retires it
-                continue
+                return self.files(name)
+            except remote.NotThere:
+                return {}
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(known, names))
 
     def _marker(self, name: str) -> Location:
         return self.location / FOLDER / f"{name}{_SUFFIX}"

@@ -34,6 +34,7 @@ _OWN = {"attempt.json", "progress.json", "failure.json", "error.log", "files.jso
 _EVIDENCE = ("fed/", "holes-", "best/")  # what only an audit or a user reads
 _teller = ThreadPoolExecutor(1, thread_name_prefix="tell")
 _told: dict[Path, float] = {}
+_heard: dict[Path, tuple[float, Any]] = {}
 
 
 def twin_of(attempt: Path) -> Bundles | None:
@@ -65,6 +66,16 @@ def tell(path: Path, patiently: bool = True) -> None:
             _teller.submit(_tell_quietly, path, mirror)
 
 
+def told(path: Path) -> Any:
+    """What a process of another machine last told in a small JSON file; asked for now and then, None before that."""
+    mirror, now = mirror_of(path), time.monotonic()
+    if mirror and now - _heard.get(path, (-_TOLD_EVERY, None))[0] >= _TOLD_EVERY:
+        _heard[path] = now, None
+        with suppress(UserError, ValueError):
+            _heard[path] = now, json.loads(remote.read(mirror.at(path), Patience(total=0)))
+    return _heard.get(path, (now, None))[1]
+
+
 def _tell_quietly(path: Path, mirror: Mirror) -> None:
     with suppress(UserError, OSError):  # the next one comes soon
         remote.upload(path, mirror.at(path), Patience(total=0))
@@ -73,7 +84,7 @@ def _tell_quietly(path: Path, mirror: Mirror) -> None:
 def publish_result(attempt: Path) -> None:
     """Upload what a worker leaves in an attempt, for the driver to finish, wherever that is."""
     if bundles := twin_of(attempt):
-        known = [entry for name in bundles.names(BEST) for entry in bundles.files(name).values()]
+        known = bundles.contents(bundles.names(BEST)).values()
         files = {path: file for path, file in _local_files(attempt).items() if not path.startswith(("fed/", "holes-"))}
         bundles.publish(RESULT, files, held=False, known=known)
 
@@ -87,10 +98,8 @@ def finish(attempt: Path, mirror: Mirror, record: Mapping[str, Any]) -> None:
     if read_json(mirror, record_file) is not None:
         return
     bundles = Bundles(attempt, mirror.at(attempt))
-    files: dict[str, Entry] = {}
-    for name in sorted(bundles.names(), key=lambda name: name == RESULT):
-        if not name.startswith((CHECKPOINTS, BEST)):
-            files |= bundles.files(name)
+    parts = [name for name in bundles.names() if not name.startswith((CHECKPOINTS, BEST))]
+    files = bundles.contents(sorted(parts, key=lambda name: name == RESULT))
     local = {path: file for path, file in _local_files(attempt).items() if not path.startswith(_EVIDENCE)}
     sent = bundles.send(local, held=False, known=[*files.values(), *_adoptable(attempt, mirror)])
     listed = {**files, **sent}
@@ -106,7 +115,7 @@ def _adoptable(attempt: Path, mirror: Mirror) -> list[Entry]:
     """Files of earlier attempts' finished shards, which this one may have linked."""
     earlier = [path for path in attempt.parent.glob("attempt-*") if path != attempt]
     bundles = [Bundles(path, mirror.at(path)) for path in earlier]
-    return [entry for one in bundles for name in one.names(SHARDS) for entry in one.files(name).values()]
+    return [entry for one in bundles for entry in one.contents(one.names(SHARDS)).values()]
 
 
 def _local_files(attempt: Path) -> dict[str, Path]:
@@ -161,9 +170,8 @@ def bring_bundles(attempt: Path, prefix: str, wanted: Callable[[str], bool] = la
     bundles = twin_of(attempt)
     folder = prefix[: prefix.rindex("/") + 1]
     names = [name for name in bundles.names(folder) if name.startswith(prefix) and wanted(name)] if bundles else []
-    for name in names:
-        assert bundles is not None
-        bundles.bring(name)
+    if bundles:
+        bundles.bring(names)
     return names
 
 

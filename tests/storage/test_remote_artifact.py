@@ -10,7 +10,7 @@ import pytest
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage import patience, remote, remote_lease, twin
-from nml_ray.storage.artifact import Attempt, Store, arrived
+from nml_ray.storage.artifact import Attempt, Store, arrived, read_progress
 from nml_ray.storage.atomic import write_json
 from nml_ray.storage.lease import LEASE
 from nml_ray.storage.mirror import carried, mirror_of, present, working_root
@@ -75,7 +75,8 @@ def test_what_is_here_is_not_fetched_again(bucket, machine):
 
 
 @pytest.mark.parametrize("fault", [Fault(keep=50), Fault(status=503), Fault(keep=0)], ids=["cut", "busy", "dropped"])
-def test_what_passes_spoils_nothing(bucket, machine, fault):
+def test_what_passes_spoils_nothing(bucket, machine, fault, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE", Patience(first=0.01, most=0.02, total=60))
     turn = [0]
 
     def spoil(method: str, path: str) -> Fault | None:
@@ -252,7 +253,8 @@ def test_progress_and_the_directory_of_a_study_are_told(machine, bucket):
     attempt = begun(store)
     attempt.progress(1, 2, "steps")
     twin._teller.submit(lambda: None).result()
-    assert json.loads(remote.read(bucket.at(f"runs/pretrain/d1/{attempt.path.name}/progress.json")))["done"] == 1
+    said = read_progress(machine("there").directory("pretrain", "d1") / attempt.path.name)
+    assert said is not None and (said.done, said.total) == (1, 2)
     study = store.root / "studies/s"
     (study / "given").mkdir(parents=True)
     write_json(study / "job.yaml", {"name": "s"})

@@ -17,7 +17,7 @@ from nml_ray.storage import remote
 from tests.object_store import Bucket, Fault
 from tests.small_images import picture
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 JOB = """
 name: small
@@ -30,8 +30,8 @@ pretrain:
   microbatch: 8
   encoder: {{name: small_resnet, width: 4, size: 16}}
 extract: {{batch: 16}}
-heads: {{seeds: [0], sweep: [{{head: linear_probe, search: {{learning_rate: [0.01, 0.1]}}}}]}}
-run: {{storage: "{storage}", scratch: "{scratch}", checkpoint_steps: 1, trackers: []}}
+heads: {{seeds: [0], sweep: [{{head: linear_probe, search: {{learning_rate: [0.1]}}}}]}}
+run: {{storage: "{storage}", scratch: "{scratch}", checkpoint_steps: 2, trackers: []}}
 """
 
 
@@ -127,11 +127,11 @@ def test_the_same_as_on_a_disk_and_once(bucket: Bucket, data, undisturbed, tmp_p
     assert not any(b"not-a-secret" in data or b"not-a-key" in data for data in written)
 
 
-def kill_once(command: list[str], bucket: Bucket, sign: str) -> None:
-    """Start a run and kill it as soon as an object with that in its name is there."""
+def kill_once(command: list[str], bucket: Bucket, sign: str, artifacts: int) -> None:
+    """Start a run and kill it as soon as so many artifacts have an object with that in its name."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        if any(sign in name for name in names(bucket)):
+        if len({name.split("/")[1] for name in names(bucket) if sign in name}) >= artifacts:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             return
@@ -141,10 +141,10 @@ def kill_once(command: list[str], bucket: Bucket, sign: str) -> None:
 
 @pytest.mark.kill
 def test_killed_and_gone_with_its_machine(bucket: Bucket, data, undisturbed, tmp_path, monkeypatch):
-    signs = {"one": "/bundles/checkpoints/step-", "two": "/bundles/shards/"}
-    for scratch, sign in signs.items():
+    signs = {"one": ("/bundles/checkpoints/step-", 2), "two": ("/bundles/shards/", 1)}
+    for scratch, (sign, artifacts) in signs.items():
         file = job(tmp_path, data, bucket.at("runs"), scratch)
-        kill_once([sys.executable, "-m", "nml_ray", "run", file, "--inline"], bucket, sign)
+        kill_once([sys.executable, "-m", "nml_ray", "run", file, "--inline"], bucket, sign, artifacts)
         shutil.rmtree(tmp_path / scratch)
     assert call(["run", job(tmp_path, data, bucket.at("runs"), "three"), "--inline"]) == 0
     root = working_root(tmp_path, "three")
