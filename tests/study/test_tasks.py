@@ -15,6 +15,7 @@ from nml_ray.study.graph import ordered
 from nml_ray.study.job import Job
 from nml_ray.study.stage import Stage, digests
 from tests import task_layouts as layouts
+from tests.models.tiny_models import tiny_bert
 
 DEMO = """
 name: demo
@@ -261,3 +262,29 @@ def test_one_encoder_on_several_tasks(
     assert "\\begin{tabular}" in (report / "tables.tex").read_text()
     assert call(["plan", "job.yaml"]) == 0
     assert "8 cached, 2 given" in capsys.readouterr().out
+
+
+TEXTS = """
+name: texts
+encoders: [{name: "transformers:tiny", weights: bert, pooling: mean}]
+tasks: [gluex_rte, glue_stsb]
+heads: {sweep: [{head: linear_probe, fixed: {epochs: 2}}]}
+"""
+
+
+@pytest.mark.long
+def test_a_language_model_on_tasks_of_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    layouts.glue(tmp_path / "downloads")
+    layouts.gluex(tmp_path / "downloads")
+    tiny_bert(tmp_path / "bert")
+    for name in ("gluex_rte", "glue_stsb"):
+        assert call(["tasks", "shard", name, "--downloads", "downloads"]) == 0
+    (tmp_path / "job.yaml").write_text(TEXTS)
+    assert call(["run", "job.yaml", "--inline"]) == 0
+    scores = (tmp_path / "runs/studies/texts/task_scores.csv").read_text()
+    for place in (",ood-hans,12,accuracy,", ",ood-scitail,8,accuracy,", "glue_stsb,pearson,", ",test,12,pearson,"):
+        assert place in scores
