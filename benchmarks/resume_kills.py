@@ -13,6 +13,7 @@ for more. Every finished run is a line of DATA/resume_kills/runs.jsonl; started 
 
 import hashlib
 import json
+import operator
 import random
 import shutil
 import sys
@@ -204,7 +205,9 @@ def disturbed(case: Case, root: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the runs that are missing, write and print."""
-    options = parsed(parser(__doc__, inline=(20, 2), ray=(5, 1)), arguments)
+    made = parser(__doc__, inline=(20, 2), ray=(5, 1))
+    made.add_argument("--report", action="store_true", help="run nothing, write what the runs so far have shown")
+    options = parsed(made, arguments)
     root = options.data / NAME
     root.mkdir(parents=True, exist_ok=True)
     if not (root / "supervised.yaml").exists():
@@ -218,29 +221,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for workers, count in counts.items()
         if seed < count
     ]
-    lines = _missing(cases, root, lambda case: disturbed(case, root))
-    _save(lines, options.out)
+    _save(_made(cases, root, None if options.report else disturbed), counts, options.out)
 
 
-def _missing(cases: Sequence[Case], root: Path, run: Callable[[Case], dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of all cases, each made unless an earlier call has."""
+def _made(
+    cases: Sequence[Case], root: Path, make: Callable[[Case, Path], dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """The lines of all cases, each made unless an earlier call has; without `make` those that there are."""
     kept = root / "runs.jsonl"
     known = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     lines = []
     for case in cases:
         line = next((one for one in known if asdict(case).items() <= one.items()), None)
-        if line is None:
-            line = run(case)
+        if line is None and make:
+            line = make(case, root)
             with open(kept, "a") as file:
                 file.write(json.dumps(line) + "\n")
             print(case.words, [kill["fell"] for kill in line["kills"]], line["differs"], line["audit"], flush=True)
-        lines.append(line)
+        if line:
+            lines.append(line)
     return lines
 
 
-def _save(lines: Sequence[dict[str, Any]], out: Path) -> None:
+def _save(lines: Sequence[dict[str, Any]], counts: Mapping[int, int], out: Path) -> None:
     rows, goals = [], []
-    for workers in sorted({line["workers"] for line in lines}):
+    for workers, wanted in filter(operator.itemgetter(1), counts.items()):
         of = [line for line in lines if line["workers"] == workers]
         hit = [[kill for kill in line["kills"] if kill["fell"]] for line in of]
         same = [not line["differs"] for line in of]
@@ -250,7 +255,7 @@ def _save(lines: Sequence[dict[str, Any]], out: Path) -> None:
         counted = (len(of), sum(map(len, hit)), drivers, sum(map(_resumes, of)))
         rows.append([words, *map(str, counted), *(f"{sum(held)} of {len(of)}" for held in (same, clean))])
         good = sum(all(three) for three in zip(hit, same, clean, strict=True))
-        goals.append(Goal(f"{words}: runs that were hit, with equal bits and a clean audit", good, len(of)))
+        goals.append(Goal(f"{words}: runs that were hit, with equal bits and a clean audit", good, wanted))
     fell = Counter((line["workers"] > 0, kill["fell"].rpartition(", ")[2]) for line in lines for kill in line["kills"])
     places = sorted({place for _, place in fell if place})
     head = [
