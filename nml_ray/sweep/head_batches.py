@@ -16,7 +16,8 @@ BATCHED = "batched"
 
 
 def together(trials: Sequence[Trial], device: str, parts: int = 1) -> list[Trial]:
-    """Trials of several trials each: those of one encoder's features, task and fraction, in up to `parts` parts.
+    """Trials of several trials each: those of one encoder's features, task and fraction, cut so that there are about
+    `parts` in all, or more where there are more of these.
 
     Which of them share a program is decided where the device's free memory is known.
     """
@@ -24,7 +25,8 @@ def together(trials: Sequence[Trial], device: str, parts: int = 1) -> list[Trial
     for trial in trials:
         shared = {name: value for name, value in trial.payload.items() if name not in ("setting", "seed")}
         groups.setdefault(canonical_json(shared), []).append(trial)
-    return [_one(group[number::parts], device) for group in groups.values() for number in range(min(parts, len(group)))]
+    each = -(-parts // max(len(groups), 1))
+    return [_one(group[number::each], device) for group in groups.values() for number in range(min(each, len(group)))]
 
 
 def _one(trials: Sequence[Trial], device: str) -> Trial:
