@@ -1,19 +1,22 @@
 """One worker of a data-parallel run, as a process of its own: python gloo_worker.py RENDEZVOUS RANK SIZE PLAN [STOP]
 
 Rank 0 dies by SIGKILL once it has reported STOP images; the others then fail in their next collective. With
-TELL_EVERY_STEP in the environment telemetry has a line for each step.
+TELL_EVERY_STEP in the environment telemetry has a line for each step, with AWAIT_UPLOAD it dies only once the last arm
+has a checkpoint on its object store.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed
 
 from nml_ray.pretrain import telemetry
+from nml_ray.pretrain.arrival import resumable
 from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.plan import GroupPlan
 from nml_ray.pretrain.world import World
@@ -31,6 +34,8 @@ def main() -> None:
 
     def report(done: float, total: float, unit: str) -> None:
         if done >= stop:
+            while "AWAIT_UPLOAD" in os.environ and not resumable([Path(plan.arms[-1].attempt)]):
+                time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
 
     outcomes = train_group(plan, World(rank, size), report)

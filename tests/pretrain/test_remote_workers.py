@@ -21,6 +21,8 @@ from tests.object_store import Bucket
 WORKER = Path(__file__).with_name("gloo_worker.py")
 STEPS = 12
 
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture
 def plan_on(bucket: Bucket, make_plan, tmp_path, monkeypatch):
@@ -41,7 +43,7 @@ def train(plan: GroupPlan, tmp_path: Path, machines: list[str], stop: int | None
     processes = [
         subprocess.Popen(
             [sys.executable, str(WORKER), str(tmp_path / "meet"), str(rank), str(len(machines)), *tail],
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / machine)},
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / machine), "AWAIT_UPLOAD": ""},
         )
         for rank, machine in enumerate(machines)
     ]
@@ -52,7 +54,7 @@ def train(plan: GroupPlan, tmp_path: Path, machines: list[str], stop: int | None
 @pytest.mark.slow
 def test_two_machines_and_two_others_after_a_kill(plan_on, make_plan, tmp_path):
     local = replace(make_plan(store="local", microbatch=8, epochs=2), checkpoint_steps=2)
-    train(local, tmp_path, ["one", "one"])
+    train(local, tmp_path, ["one", "two"])
     expected = load_file(Path(local.arms[-1].attempt) / "encoder.safetensors")
 
     killed = plan_on()
