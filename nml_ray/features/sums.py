@@ -40,11 +40,17 @@ class Sums:
         self.dim = dim
         self.count = 0
         self.mean: dict[str, NDArray[np.float64]] = {name: np.zeros(dim) for name in transforms}
-        self.gram: dict[str, NDArray[np.float64]] = {name: np.zeros((dim, dim)) for name in self.mean}
+        self._upper: dict[str, NDArray[np.float64]] = {name: np.zeros((dim, dim)) for name in self.mean}
+        self._product: Tensor | None = None
 
     @property
     def transforms(self) -> tuple[str, ...]:
         return tuple(self.mean)
+
+    @property
+    def gram(self) -> dict[str, NDArray[np.float64]]:
+        """The Gram of each transform, symmetric to the last bit."""
+        return {name: symmetric(matrix) for name, matrix in self._upper.items()}
 
     def add(self, values: NDArray[np.floating]) -> None:
         """Take in rows [N, D] as they are stored (float16 or float32)."""
@@ -54,10 +60,12 @@ class Sums:
             return
         rows = torch.tensor(np.ascontiguousarray(values), dtype=torch.float64)
         self.count += len(rows)
+        if self._product is None:
+            self._product = rows.new_empty(self.dim, self.dim)
         for name in self.mean:
             changed = TRANSFORMS[name](rows)
             self.mean[name] += (changed.mean(dim=0).numpy() - self.mean[name]) * (len(rows) / self.count)
-            self.gram[name] += symmetric((changed.T @ changed).numpy())
+            self._upper[name] += torch.mm(changed.T, changed, out=self._product).numpy()
 
     def merge(self, other: "Sums") -> None:
         """Take in the rows that another object has seen; its transforms must include all of ours."""
@@ -66,7 +74,7 @@ class Sums:
         self.count += other.count
         for name in self.mean:
             self.mean[name] += (other.mean[name] - self.mean[name]) * (other.count / self.count)
-            self.gram[name] += other.gram[name]
+            self._upper[name] += other._upper[name]
 
     def save(self, path: Path) -> None:
         """Write aside and rename. Of each Gram the upper triangle is kept."""
@@ -78,7 +86,7 @@ class Sums:
         }
         for name in self.mean:
             arrays[f"{name}.mean"] = self.mean[name]
-            arrays[f"{name}.gram"] = self.gram[name][upper]
+            arrays[f"{name}.gram"] = self._upper[name][upper]
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         with open(aside, "wb") as file:
             np.savez(file, **arrays)
@@ -92,8 +100,7 @@ class Sums:
             upper = np.triu_indices(sums.dim)
             for name in sums.mean:
                 sums.mean[name] = arrays[f"{name}.mean"]
-                sums.gram[name][upper] = arrays[f"{name}.gram"]
-                sums.gram[name] = symmetric(sums.gram[name])
+                sums._upper[name][upper] = arrays[f"{name}.gram"]
         return sums
 
 

@@ -16,6 +16,7 @@ def test_sums_of_portions_equal_the_whole(dtype, tmp_path):
         sums.add(values[start : start + 32])
     exact = values.astype(np.float64)
     assert sums.count == 100
+    assert np.array_equal(sums.gram["raw"], sums.gram["raw"].T)
     np.testing.assert_allclose(sums.gram["raw"], exact.T @ exact, rtol=1e-12)
     np.testing.assert_allclose(sums.mean["raw"], exact.mean(axis=0), atol=1e-14)
     unit = exact / np.linalg.norm(exact, axis=1, keepdims=True)
