@@ -33,8 +33,9 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
 
     settings, document = read_job_of(job, assignments, storage)
     set_threads(settings, inline)
-    refuse_encoders(settings, document, plan_job(settings, target)[1])
-    refuse_feed(settings, document, target)
+    if settings.sweep is None:  # a trial that cannot be run is named, and leaves the others alone
+        refuse_encoders(settings, document, plan_job(settings, target)[1])
+        refuse_feed(settings, document, target)
     try:
         done = execute(settings, display(), target=target, inline=inline)
         if done.outcome.failures:
@@ -47,6 +48,8 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
 def tell(done: "Run") -> int:
     """Say how a run ended; its exit code."""
     outcome = done.outcome
+    for line in done.summary:
+        click.echo(line)
     if done.headline and done.report:
         click.echo(done.headline)
     if done.report:
@@ -54,7 +57,8 @@ def tell(done: "Run") -> int:
     elif not outcome.failures:
         click.echo(f"{len(outcome.artifacts)} artifacts, listed in {done.directory / 'stages.json'}")
     for name, failure in outcome.failures.items():
-        click.echo(f"failed: {name}: {failure.reason}\n  traceback: {failure.log}", err=True)
+        traceback = f"\n  traceback: {failure.log}" if failure.log else ""
+        click.echo(f"failed: {name}: {failure.reason}{traceback}", err=True)
     for cause in dict.fromkeys(outcome.left_out.values()):
         names = [name for name, why in outcome.left_out.items() if why == cause]
         click.echo(f"not made, because {cause} failed: {', '.join(names)}", err=True)

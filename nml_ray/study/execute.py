@@ -34,10 +34,11 @@ GIVEN = "given"  # links to the data that the user gave
 
 @dataclass(frozen=True)
 class Run:
-    """A job that has been run: its directory, and what was made and what failed."""
+    """A job that has been run: its directory, what was made and what failed, and of a sweep a few lines about it."""
 
     directory: Path
     outcome: Outcome
+    summary: tuple[str, ...] = ()
 
     @property
     def report(self) -> Path | None:
@@ -110,18 +111,27 @@ def open_run(text: str) -> Path:
 
 
 def plan_job(job: Job, target: str = "") -> tuple[Study, dict[str, Planned]]:
-    """The stages of a job and their plan, up to `target` (a stage or a kind) if that is given.
+    """The stages of a job and their plan, up to `target` (a stage or a kind) if that is given; of a sweep those of the
+    trials that are known before anything has run.
 
     Raises:
         UserError: there is no such stage; data that the job names cannot be read.
     """
-    study, store = expand(job), store_of(job)
+    study, store = _expanded(job), store_of(job)
     stages = ordered(study.stages)
     if target:
         stages = until(stages, target)
     known = digests(stages)
     there = store.artifacts((stage.kind, known[name]) for name, stage in stages.items() if name not in study.given)
     return study, plan(stages.values(), lambda kind, digest: (kind, digest) in there, study.given)
+
+
+def _expanded(job: Job) -> Study:
+    if job.sweep is None:
+        return expand(job)
+    from nml_ray.study.sweep import first_round
+
+    return first_round(job)
 
 
 def execute(job: Job, display: Display, *, target: str = "", inline: bool = False) -> Run:
@@ -137,16 +147,43 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
         UserError: the job's data or settings turn out to be wrong.
     """
     directory = run_directory(job)
-    study, planned = plan_job(job, target)
+    if job.sweep and target:
+        raise UserError("a sweep has no single stage", where="--until", expected="a job without 'sweep'")
+    known = None if job.sweep else plan_job(job, target)
     write_job(job, directory)
     tell(directory / JOB)
     set_threads(job, inline)
     context = Context(store_of(job), inline, job.threads, job.run, lambda: _start_ray(job))
+    if known is None:
+        done = _run_sweep(job, context, display, directory)
+    else:
+        done = Run(directory, _run_plan(*known, context, display, directory))
+    publish_directory(directory)
+    return done
+
+
+def _run_plan(
+    study: Study, planned: Mapping[str, Planned], context: Context, display: Display, directory: Path
+) -> Outcome:
     outcome = run(planned, context, display, study.given, directory / GIVEN)
     _write_stages(directory, planned, outcome.artifacts)
     _copy_report(directory, outcome)
-    publish_directory(directory)
-    return Run(directory, outcome)
+    return outcome
+
+
+def _run_sweep(job: Job, context: Context, display: Display, directory: Path) -> Run:
+    """All trials, their table, and the best one as a study of its own."""
+    from nml_ray.study.sweep import best_job, failures, sweep
+    from nml_ray.study.sweep_table import TABLE, summary, write_table
+
+    swept = sweep(job, context, display, directory / GIVEN)
+    table = directory / TABLE
+    write_table(table, swept)
+    outcome = Outcome()
+    if best := best_job(job, swept):
+        outcome = _run_plan(*plan_job(best), context, display, directory)
+    outcome.failures.update(failures(swept))
+    return Run(directory, outcome, tuple(summary(swept, table)))
 
 
 def set_threads(job: Job, inline: bool) -> None:

@@ -1,5 +1,6 @@
 """The job file: what is made, from what, and how it is run. Every section but the name may be left out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,6 +20,8 @@ from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.tracker_names import TrackerName, missing_tracker
 from nml_ray.storage.location import locate
 from nml_ray.storage.shard_cache import DEFAULT_SIZE, size_of
+from nml_ray.study.sweep_check import check_sweep, text
+from nml_ray.sweep.config import SweepSettings
 
 VALIDATION = "pretrain_validation"
 DOWNSTREAM = ("train", "validation", "test", "ood")
@@ -175,17 +178,31 @@ class Job(Settings):
     """Features that are there already, as files."""
     heads: HeadsSettings | None = None
     """Tune heads on the features."""
+    sweep: SweepSettings | None = None
+    """Run the job many times, each with other values in some fields, and report the best on validation."""
     run: RunSettings = RunSettings()
     """How the job runs."""
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
+        if self.sweep:
+            check_sweep(self.sweep, self)
+            return self  # what a trial needs, trials may have in their own fields
         self._check_data()
         self._check_features()
         if self.extracts_data():
             self._check_splits()
         self._check_workers()
         return self
+
+    def at(self, point: Mapping[str, Any]) -> "Job":
+        """The job of one point of the sweep: values by dotted path in place of the job's own.
+
+        Raises:
+            UserError: a field does not exist, or the values make no valid job.
+        """
+        own = self.model_dump(mode="json", exclude_unset=True, exclude={"sweep"})
+        return validate(Job, override(Document("sweep", own), [f"{path}={text(at)}" for path, at in point.items()]))
 
     def _check_workers(self) -> None:
         if self.pretrain and self.run.most_workers > (most := self.pretrain.microbatches()):

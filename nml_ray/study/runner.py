@@ -40,10 +40,10 @@ class Display(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a stage has no artifact; `log` holds the traceback."""
+    """Why a stage has no artifact; `log` holds the traceback, where it came to one."""
 
     reason: str
-    log: Path
+    log: Path | None
 
 
 @dataclass
@@ -62,6 +62,7 @@ def run(
     display: Display,
     given: Mapping[str, Given] | None = None,
     links: Path | None = None,
+    patient: bool = False,
 ) -> Outcome:
     """Make every artifact of the plan that does not exist.
 
@@ -71,6 +72,8 @@ def run(
         display: Where the run shows itself.
         given: The user's own data by stage name; linked under `links`, anew at each run, so that it may move.
         links: Directory for those links.
+        patient: A mistake of the user's, too, stops only what depends on the stage that found it; and where a batch
+            failed as a whole, its stages are tried one by one.
 
     Raises:
         UserError: a stage found a mistake of the user's; what was finished before stays.
@@ -89,7 +92,7 @@ def run(
     for batch in batches(lacking):
         ready = [name for name in batch if not _leave_out(plan[name], outcome)]
         if ready:
-            _make(ready, plan, context, display, outcome)
+            _make(ready, plan, context, display, outcome, patient)
     return outcome
 
 
@@ -119,7 +122,12 @@ def _link(planned: Planned, data: Given, directory: Path) -> Artifact:
 
 
 def _make(
-    names: Sequence[str], plan: Mapping[str, Planned], context: Context, display: Display, outcome: Outcome
+    names: Sequence[str],
+    plan: Mapping[str, Planned],
+    context: Context,
+    display: Display,
+    outcome: Outcome,
+    patient: bool,
 ) -> None:
     """Make one batch; what another process is at work on is waited for, and taken over when that process dies."""
     waiting: set[str] = set()
@@ -130,7 +138,7 @@ def _make(
             _adopt(open_, plan, context.store, outcome)
             mine = [name for name in open_ if name in held and name not in outcome.artifacts]
             if mine:
-                _call(mine, plan, context, display, outcome)
+                _call(mine, plan, context, display, outcome, patient)
         finally:
             for mine_lease in held.values():
                 mine_lease.release()
@@ -161,7 +169,12 @@ def _other(planned: Planned, store: Store) -> str:
 
 
 def _call(
-    names: Sequence[str], plan: Mapping[str, Planned], context: Context, display: Display, outcome: Outcome
+    names: Sequence[str],
+    plan: Mapping[str, Planned],
+    context: Context,
+    display: Display,
+    outcome: Outcome,
+    patient: bool,
 ) -> None:
     tasks = [_task(plan[name], context, outcome) for name in names]
     error = ""
@@ -169,8 +182,10 @@ def _call(
         try:
             with _interrupts():
                 resolve(plan[names[0]].stage.function)(tasks, context)
-        except UserError:
-            raise
+        except UserError as mistake:
+            if not patient:
+                raise
+            error, text = str(mistake), traceback.format_exc()
         except Exception as raised:
             error = _one_line(raised)
             text = traceback.format_exc()
@@ -179,6 +194,9 @@ def _call(
         if found:
             outcome.artifacts[task.stage.name] = found
             outcome.made.append(task.stage.name)
+            continue
+        if patient and error and len(tasks) > 1 and not task.attempt.failure:
+            _call([task.stage.name], plan, context, display, outcome, patient)
             continue
         log = task.attempt.path / ERROR_LOG
         log.write_text(text if error else "The stage's function returned without finishing this attempt.\n")

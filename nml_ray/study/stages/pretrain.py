@@ -9,6 +9,7 @@ from nml_ray.pretrain.best import BEST
 from nml_ray.pretrain.capacity import Workers
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.resume import FOLDER, companies
+from nml_ray.storage.digest import canonical_json
 from nml_ray.study.job import VALIDATION
 from nml_ray.study.task import Context, Task
 
@@ -96,7 +97,8 @@ def _train(plans: Sequence[GroupPlan], context: Context) -> Iterable[ArmOutcome]
     """The arms' outcomes, each group's as soon as it has ended."""
     from nml_ray.pretrain.preflight import refuse_model
 
-    refuse_model(plans[0])  # the others differ in noise and seed
+    for plan in {canonical_json(dict(plan.settings)): plan for plan in plans}.values():  # of a sweep several
+        refuse_model(plan)
     if context.inline:
         return (outcome for plan in plans for outcome in _train_inline(plan))
     context.start_ray()

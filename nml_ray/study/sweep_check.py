@@ -1,0 +1,88 @@
+"""A sweep against the job that it varies: fields that exist, points that are jobs, a metric that is measured."""
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from nml_ray.config.document import plain
+from nml_ray.config.errors import UserError
+from nml_ray.config.validate import Misplaced
+from nml_ray.sweep.config import SweepSettings
+from nml_ray.sweep.search import Point
+
+if TYPE_CHECKING:
+    from nml_ray.study.job import Job
+
+
+def text(value: Any) -> str:
+    """A value as an override writes it; numbers without exponent, as ratios want them."""
+    if isinstance(value, float):
+        return format(Decimal(repr(float(value))), "f")
+    return json.dumps(plain(value))
+
+
+def points_to_check(sweep: SweepSettings) -> Iterator[tuple[str, Point]]:
+    """A point for every value, or end of a range, of every field, with the others at their first; and its field."""
+    first: dict[str, Any] = {path: space.ends()[0] for path, space in sweep.search.items()}
+    if sweep.asha:
+        first[sweep.asha.field] = sweep.asha.epochs[0]
+    for path, space in sweep.search.items():
+        for value in space.ends():
+            yield path, {**first, path: value}
+
+
+def check_sweep(sweep: SweepSettings, job: "Job") -> None:
+    """Refuse what would fail in every trial that has a value, before anything runs.
+
+    Raises:
+        Misplaced: at the field in the job file.
+    """
+    jobs = []
+    for path, point in points_to_check(sweep):
+        try:
+            jobs.append(job.at(point))
+        except UserError as error:
+            words = str(error).removeprefix("--set ")
+            if sweep.asha and words.startswith(f"{sweep.asha.field}="):
+                raise Misplaced(words, "sweep", "asha", "field") from None
+            if not words.startswith(f"{path}="):
+                words = f"with {path}={text(point[path])}: {words}"
+            raise Misplaced(words, "sweep", "search", path) from None
+    stage, _, name = metric_of(job, sweep).partition(".")
+    for found in jobs:
+        if lacks := _lacks(stage, name, found):
+            raise Misplaced(f"'{stage}.{name}' is not measured: {lacks}", "sweep", "metric")
+
+
+def metric_of(job: "Job", sweep: SweepSettings) -> str:
+    """What the trials are judged by."""
+    heads = job.heads is not None or any(path.split(".")[0] == "heads" for path in sweep.search)
+    return sweep.metric or ("heads.score" if heads else "pretrain.validation_accuracy")
+
+
+def _lacks(stage: str, name: str, job: "Job") -> str:
+    if stage == "heads":
+        head = name.rpartition(".")[0]
+        if job.heads is None:
+            return "the job has no section 'heads'"
+        names = list(dict.fromkeys(search_name(setting) for setting in job.heads.expand()))
+        return f"no head '{head}', only {', '.join(names)}" if head and head not in names else ""
+    if job.pretrain is None:
+        return "the job has no section 'pretrain'"
+    if name.startswith("validation") and "pretrain_validation" not in job.given_splits():
+        return "add data.shards.pretrain_validation"
+    if name.startswith("zero_shot"):
+        zero_shot = job.pretrain.zero_shot()
+        if zero_shot is None:
+            return "only clip with zero_shot has it"
+        if zero_shot.split in ("test", "ood"):
+            return f"pretrain.clip.zero_shot.split is {zero_shot.split}: a sweep is judged on validation"
+    return ""
+
+
+def search_name(setting: Any) -> str:
+    """See `sweep.heads.search_name`."""
+    from nml_ray.sweep.heads import search_name as named
+
+    return named(setting)
