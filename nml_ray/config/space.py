@@ -31,8 +31,8 @@ class Space(Settings):
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        given = sorted(self.model_fields_set)
-        if len(given) != 1 or getattr(self, given[0]) is None:
+        given = [name for name in Space.model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
             raise ValueError(f"one of {', '.join(Space.model_fields)}, not {' and '.join(given) or 'none'}")
         ends = self.uniform or self.log_uniform or self.integers
         if ends and not ends[0] < ends[1]:

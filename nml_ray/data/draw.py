@@ -102,3 +102,8 @@ def draw_one(tag: str, seed: int, key: str, *fields: int) -> int:
 def uniform(draws: Draws) -> NDArray[np.float64]:
     """Draws as float64 in [0, 1): the upper 53 bits."""
     return (draws >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def uniform_one(tag: str, seed: int, key: str, *fields: int) -> float:
+    """The draw of a single key as a number in [0, 1)."""
+    return (draw_one(tag, seed, key, *fields) >> 11) * 2.0**-53

@@ -2,13 +2,15 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from nml_ray.config.errors import nearest_name
 from nml_ray.config.settings import Count, Ratio, Seed, Settings
+from nml_ray.config.space import Space
 from nml_ray.config.validate import Misplaced
+from nml_ray.data.draw import uniform_one
 
 HeadName = Literal["linear_probe", "mlp", "nmtune"]
 Preset = Literal["paper", "official"]
@@ -153,7 +155,7 @@ def parse_setting(data: Mapping[str, Any]) -> HeadSetting:
 
 
 class HeadEntry(Settings):
-    """One kind of head and the values to search; every combination is fitted, the best on validation is reported."""
+    """One kind of head and the values to search; all that are tried are fitted, the best on validation is reported."""
 
     head: HeadName
     """`linear_probe`, `mlp` or `nmtune`."""
@@ -165,8 +167,16 @@ class HeadEntry(Settings):
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Fields of the head set to one value, such as {epochs: 10}."""
 
-    search: dict[str, list[Any]] = Field(default_factory=dict)
-    """Fields of the head with the values to try, such as {learning_rate: [0.01, 0.1]}; all combinations are tried."""
+    search: dict[str, list[Any] | Space] = Field(default_factory=dict)
+    """Fields of the head with the values to try, such as {learning_rate: [0.01, 0.1]}; all combinations are tried. With
+    `trials` also ranges: {uniform: [LOW, HIGH]}, {log_uniform: [LOW, HIGH]}, {integers: [LOW, HIGH]}."""
+
+    trials: Count | None = None
+    """Settings to draw from `search` in place of all combinations; of equal ones one is fitted. A job's `sweep` can
+    search the same fields with Optuna or asha."""
+
+    seed: Seed = 0
+    """Of these draws."""
 
     @model_validator(mode="before")
     @classmethod
@@ -182,16 +192,53 @@ class HeadEntry(Settings):
         if twice:
             raise Misplaced(f"{twice[0]} stands in both `fixed` and `search`", "search", twice[0])
         fixed = {name: _value(head, name, value, ("fixed", name)) for name, value in fixed.items()}
-        search = {name: _values(head, name, values) for name, values in search.items()}
+        search = {
+            name: values if isinstance(values, Mapping | Space) else _values(head, name, values)
+            for name, values in search.items()
+        }
         return {**data, "fixed": fixed, "search": search}
 
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        if self.trials is not None and not self.search:
+            raise Misplaced("nothing is searched", "trials")
+        for name, space in self.search.items():
+            if isinstance(space, Space):
+                for end in space.ends():
+                    _value(self.head, name, end, ("search", name))
+                if self.trials is None:
+                    raise Misplaced(
+                        f"{name} is a range to draw from: say how often, such as trials: 20", "search", name
+                    )
+        return self
+
     def expand(self) -> list[HeadSetting]:
-        """Every combination of the searched values, in an order that does not depend on how the search was written."""
+        """The settings to fit, in an order that does not depend on how the search was written: every combination of the
+        searched values, or `trials` draws, of which a field's depends on seed, name and number alone."""
+        if self.trials is not None:
+            return list(dict.fromkeys(self._drawn(number) for number in range(self.trials)))
         names = sorted(self.search)
         return [
             head_setting(self.head, self.preset, **self.fixed, **dict(zip(names, values, strict=True)))
-            for values in itertools.product(*(self.search[name] for name in names))
+            for values in itertools.product(*(_listed(self.search[name]) for name in names))
         ]
+
+    def _drawn(self, number: int) -> HeadSetting:
+        drawn = {
+            name: (space if isinstance(space, Space) else Space(choice=space)).at(
+                uniform_one("head_search", self.seed, name, number)
+            )
+            for name, space in self.search.items()
+        }
+        return head_setting(self.head, self.preset, **self.fixed, **drawn)
+
+    def hashed(self) -> dict[str, Any]:
+        """Plain JSON data of what defines the search; of draws only where there are some."""
+        data = self.model_dump(mode="json", exclude={"trials", "seed"} if self.trials is None else None)
+        for name, space in self.search.items():
+            if isinstance(space, Space):
+                data["search"][name] = space.model_dump(mode="json", exclude_none=True)
+        return data
 
 
 class HeadsSettings(Settings):
@@ -221,7 +268,8 @@ class HeadsSettings(Settings):
 
     def hashed(self) -> dict[str, Any]:
         """Plain JSON data of what defines the sweep; `fractions` only where they are not all of the samples alone."""
-        return self.model_dump(mode="json", exclude={"fractions"} if self.fractions == ("1",) else None)
+        data = self.model_dump(mode="json", exclude={"fractions"} if self.fractions == ("1",) else None)
+        return {**data, "sweep": [entry.hashed() for entry in self.sweep]}
 
     def expand(self) -> list[HeadSetting]:
         """All settings of all entries, each once, in order."""
@@ -241,6 +289,10 @@ def _value(head: str, name: str, value: Any, path: tuple[str | int, ...]) -> Any
         return getattr(head_setting(head, **{name: value}), name)
     except ValidationError as error:
         raise Misplaced(f"{name} = {value}: {error.errors()[0]['msg']}", *path) from None
+
+
+def _listed(values: list[Any] | Space) -> list[Any]:
+    return values.ends() if isinstance(values, Space) else values
 
 
 def _values(head: str, name: str, values: Any) -> list[Any]:

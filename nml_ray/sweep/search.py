@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from nml_ray.config.space import Space, rounded
-from nml_ray.data.draw import draw_one, uniform
+from nml_ray.data.draw import draw_one, uniform_one
 from nml_ray.storage.digest import canonical_json
 from nml_ray.sweep.config import Asha, SweepSettings
 
@@ -65,15 +63,10 @@ def grid(search: Mapping[str, Space]) -> list[Point]:
 def drawn(settings: SweepSettings) -> list[Point]:
     """Keyed draws, equal points once; a field's value depends on seed, name and number alone."""
     points = [
-        {path: space.at(share(settings.seed, path, number)) for path, space in settings.search.items()}
+        {path: space.at(uniform_one(TAG, settings.seed, path, number)) for path, space in settings.search.items()}
         for number in range(settings.trials or 0)
     ]
     return list({canonical_json(point): point for point in points}.values())
-
-
-def share(seed: int, name: str, number: int) -> float:
-    """The place in [0, 1) of a field's value in the draw of that number."""
-    return float(uniform(np.array([draw_one(TAG, seed, name, number)], np.uint64))[0])
 
 
 class Listed:

@@ -45,7 +45,7 @@ def test_a_drawn_number_has_few_digits():
     ("settings", "words"),
     [
         ({}, "one of choice, uniform, log_uniform, integers, not none"),
-        ({"uniform": [0, 1], "integers": [0, 1]}, "not integers and uniform"),
+        ({"uniform": [0, 1], "integers": [0, 1]}, "not uniform and integers"),
         ({"uniform": [1, 1]}, "LOW 1.0 is not below HIGH 1.0"),
         ({"log_uniform": [0, 1]}, "LOW 0.0 is not above 0"),
         ({"integers": [0.5, 2]}, "integer"),

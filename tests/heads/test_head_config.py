@@ -82,3 +82,39 @@ def test_a_mistake_in_a_job_file_is_told_with_its_line() -> None:
     sweep = "sweep:\n  - head: mlp\n    search:\n      learning_rate:\n        - 0.1\n        - -2\n"
     with pytest.raises(UserError, match=r"job.yaml:6: learning_rate = -2: Input should be greater than 0"):
         validate(HeadsSettings, parse(sweep, "job.yaml"))
+
+
+DRAWN = {"head": "mlp", "search": {"learning_rate": {"log_uniform": [0.001, 0.1]}, "layers": [1, 2]}}
+
+
+def test_draws_are_the_same_at_every_time_and_more_of_them_only_add_some():
+    few, many = (HeadEntry.model_validate({**DRAWN, "trials": trials}).expand() for trials in (4, 12))
+    assert many[:4] == few and len(many) == 12
+    assert {setting.layers for setting in many} == {1, 2}
+    assert all(0.001 <= setting.learning_rate <= 0.1 for setting in many)
+    turned = {**DRAWN, "search": dict(reversed(DRAWN["search"].items())), "trials": 4}
+    assert HeadEntry.model_validate(turned).expand() == few
+    assert HeadEntry.model_validate({**DRAWN, "trials": 4, "seed": 1}).expand() != few
+
+
+def test_what_is_hashed_of_a_search_reads_back_and_knows_of_draws_only_where_there_are_some():
+    drawn = HeadsSettings.model_validate({"sweep": [{**DRAWN, "trials": 4}]})
+    assert HeadsSettings.model_validate(drawn.hashed()) == drawn
+    assert drawn.hashed()["sweep"][0]["search"]["learning_rate"] == {"log_uniform": [0.001, 0.1]}
+    assert set(HeadsSettings().hashed()["sweep"][0]) == {"head", "preset", "fixed", "search"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "learning_rate is a range to draw from: say how often"),
+        ({"trials": 3, "search": {}}, "nothing is searched"),
+        ({"trials": 3, "search": {"learning_rat": {"uniform": [0.1, 1]}}}, "did you mean 'learning_rate'"),
+        ({"trials": 3, "search": {"learning_rate": {"uniform": [-1, 1]}}}, "learning_rate = -1.0"),
+        ({"trials": 3, "search": {"learning_rate": {"uniform": [1, 0]}}}, "not below HIGH"),
+        ({"trials": 3, "search": {"learning_rate": []}}, "expected a list of values"),
+    ],
+)
+def test_mistakes_in_draws_are_refused(changes, words):
+    with pytest.raises(ValidationError, match=words):
+        HeadEntry.model_validate({**DRAWN, **changes})

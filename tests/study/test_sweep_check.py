@@ -92,3 +92,8 @@ def test_a_point_of_nothing_is_the_job():
     plain = job()
     assert plain.at({}) == plain
     assert job("sweep.search={noise.seed: [0]}").at({}) == plain
+
+
+def test_a_sweep_reads_back_from_the_file_of_its_study():
+    found = job("sweep.search={pretrain.epochs: {integers: [1, 3]}}", "sweep.kind=random", "sweep.trials=3")
+    assert Job.model_validate(found.model_dump(mode="json")) == found
