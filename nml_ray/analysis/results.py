@@ -106,6 +106,26 @@ class SplitFacts:
 
 
 @dataclass(frozen=True)
+class SweepTrial:
+    """One trial of a sweep: its values by dotted path, what it came to (None where it failed), and its rung."""
+
+    name: str
+    point: Mapping[str, Any]
+    value: float | None
+    rung: int = 0
+    status: str = "finished"
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class SweepFacts:
+    """The sweep whose best trial the report shows; trials were judged by `metric`, on validation."""
+
+    metric: str
+    trials: Sequence[SweepTrial]
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """Everything the report shows.
 
@@ -118,3 +138,4 @@ class StudyResult:
     data: Sequence[SplitFacts] = ()
     made_from: Mapping[str, Any] = field(default_factory=dict)
     tasks: Sequence[TaskResult] = ()
+    sweep: SweepFacts | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nml_ray.analysis import plots, statistics, tables, task_tables
+from nml_ray.analysis import plots, statistics, sweep_plots, tables, task_tables
 from nml_ray.analysis.headline import samples_of
 from nml_ray.analysis.plots import Plot
 from nml_ray.analysis.results import ArmResult, StudyResult, TaskResult
@@ -66,6 +66,7 @@ def sections(result: StudyResult, palette: Palette) -> list[Section]:
         *(_given(given, samples, palette) if given else ()),
         *(_tasks(result.tasks) if result.tasks else ()),
         *_fractions(result),
+        *_sweep(result, palette),
     ]
     return [section for section in found if section.figures or section.tables]
 
@@ -325,3 +326,16 @@ def _fractions(result: StudyResult) -> list[Section]:
     table = task_tables.fraction_table(result)
     lead = "Heads fitted on a part of the training samples: the same share of every class, smaller parts inside larger."
     return [Section("fractions", "By data fraction", lead, tables=[Shown(table, "Times 100.")])]
+
+
+def _sweep(result: StudyResult, palette: Palette) -> list[Section]:
+    if result.sweep is None:
+        return []
+    sweep, failed = result.sweep, sum(trial.value is None for trial in result.sweep.trials)
+    figures = [
+        shown for name in sweep_plots.fields(sweep) for shown in _shown(sweep_plots.against(sweep, name, palette))
+    ]
+    lead = f"All {len(sweep.trials)} trials by {sweep.metric}; the rest of this page is the best of them, chosen by it."
+    lost = f" {failed} failed and are not shown; trials.parquet says why." if failed else ""
+    reading = f"Filled: the best. Small: stopped early, or gone on to more epochs.{lost}"
+    return [Section("sweep", "The sweep that chose this", lead, figures, reading=reading)]

@@ -117,13 +117,17 @@ def plan_job(job: Job, target: str = "") -> tuple[Study, dict[str, Planned]]:
     Raises:
         UserError: there is no such stage; data that the job names cannot be read.
     """
-    study, store = _expanded(job), store_of(job)
+    study = _expanded(job)
+    return study, _plan_study(study, store_of(job), target)
+
+
+def _plan_study(study: Study, store: Store, target: str = "") -> dict[str, Planned]:
     stages = ordered(study.stages)
     if target:
         stages = until(stages, target)
     known = digests(stages)
     there = store.artifacts((stage.kind, known[name]) for name, stage in stages.items() if name not in study.given)
-    return study, plan(stages.values(), lambda kind, digest: (kind, digest) in there, study.given)
+    return plan(stages.values(), lambda kind, digest: (kind, digest) in there, study.given)
 
 
 def _expanded(job: Job) -> Study:
@@ -173,15 +177,15 @@ def _run_plan(
 
 def _run_sweep(job: Job, context: Context, display: Display, directory: Path) -> Run:
     """All trials, their table, and the best one as a study of its own."""
-    from nml_ray.study.sweep import best_job, failures, sweep
+    from nml_ray.study.sweep import best_study, failures, sweep
     from nml_ray.study.sweep_table import TABLE, summary, write_table
 
     swept = sweep(job, context, display, directory / GIVEN)
     table = directory / TABLE
     write_table(table, swept)
     outcome = Outcome()
-    if best := best_job(job, swept):
-        outcome = _run_plan(*plan_job(best), context, display, directory)
+    if best := best_study(job, swept):
+        outcome = _run_plan(best, _plan_study(best, context.store), context, display, directory)
     outcome.failures.update(failures(swept))
     return Run(directory, outcome, tuple(summary(swept, table)))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nml_ray.config.document import plain
 from nml_ray.config.errors import UserError
 from nml_ray.storage.artifact import Artifact, Store
 from nml_ray.study.expand import Study, expand
@@ -179,10 +180,38 @@ def _judged(job: Job, found: TrialOutcome, there: Mapping[str, Artifact]) -> Tri
     return replace(found, value=judged.value, by_epoch=judged.by_epoch)
 
 
-def best_job(job: Job, swept: Swept) -> Job | None:
-    """The job of the best trial, whose report says that it is one."""
+def status(trial: TrialOutcome, swept: Swept) -> str:
+    """`finished` or `failed`; of rungs also `stopped` (not among the best) and `promoted` (its point went on)."""
+    if trial.value is None:
+        return "failed"
+    if any(other.asked.number == trial.asked.number and other.asked.rung > trial.asked.rung for other in swept.trials):
+        return "promoted"
+    top = max(other.asked.rung for other in swept.trials)
+    return "finished" if trial.asked.rung == top else "stopped"
+
+
+def best_study(job: Job, swept: Swept) -> Study | None:
+    """The stages of the best trial, whose report tells of the sweep."""
     if swept.best is None:
         return None
     count = len({trial.asked.number for trial in swept.trials})
     title: Any = f"{job.title or job.name}: the best of {count} trials by {swept.metric}"
-    return job.at(swept.best.asked.point).model_copy(update={"title": title})
+    study = expand(job.at(swept.best.asked.point).model_copy(update={"title": title}))
+    told_of = {"metric": swept.metric, "trials": [_facts(trial, swept) for trial in swept.trials]}
+    stages = [
+        replace(stage, settings={**stage.settings, "sweep": told_of}) if stage.kind == "report" else stage
+        for stage in study.stages
+    ]
+    return Study(stages, study.given)
+
+
+def _facts(trial: TrialOutcome, swept: Swept) -> dict[str, Any]:
+    """The fields of `analysis.results.SweepTrial`."""
+    return {
+        "name": key_of(trial.asked),
+        "point": plain(trial.asked.point),
+        "value": trial.value,
+        "rung": trial.asked.rung,
+        "status": status(trial, swept),
+        "best": trial is swept.best,
+    }

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nml_ray.storage.digest import canonical_json
-from nml_ray.study.sweep import Swept, TrialOutcome, key_of, said
+from nml_ray.study.sweep import Swept, TrialOutcome, key_of, said, status
 from nml_ray.study.sweep_check import text
 
 TABLE = "trials.parquet"
@@ -33,8 +33,7 @@ SCHEMA = pa.schema(
 )
 """Beside these a column for every field that is searched, its value as JSON text; `point` is all of them.
 
-`status`: finished, failed (see `reason`), or of rungs also stopped (it was not among the best) and promoted (its point
-goes on in another row). `artifacts` maps a stage to kind/digest.
+For `status` see `sweep.status`; `reason` says why a trial failed. `artifacts` maps a stage to kind/digest.
 """
 
 
@@ -62,16 +61,6 @@ def _row(trial: TrialOutcome, swept: Swept) -> dict[str, Any]:
         "best": trial is swept.best,
         **{name: text(value) for name, value in asked.point.items()},
     }
-
-
-def status(trial: TrialOutcome, swept: Swept) -> str:
-    """See `SCHEMA`."""
-    if trial.value is None:
-        return "failed"
-    if any(other.asked.number == trial.asked.number and other.asked.rung > trial.asked.rung for other in swept.trials):
-        return "promoted"
-    top = max(other.asked.rung for other in swept.trials)
-    return "finished" if trial.asked.rung == top else "stopped"
 
 
 def summary(swept: Swept, table: Path) -> list[str]:

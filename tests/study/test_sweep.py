@@ -1,14 +1,10 @@
 """Sweeps over the fields of a job, without Ray, on small features and on fake stages."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from nml_ray.cli.main import call
@@ -19,44 +15,9 @@ from nml_ray.study.execute import execute, plan_job
 from nml_ray.study.expand import expand
 from nml_ray.study.graph import ordered
 from nml_ray.study.job import Job
-from nml_ray.study.progress import PlainDisplay
 from nml_ray.study.stage import digests
 from nml_ray.study.union import union
-
-RATE = "heads.sweep.0.fixed.learning_rate"
-EPOCHS = "heads.sweep.0.fixed.epochs"
-
-
-def features(root: Path, name: str = "f", classes: int = 4) -> dict[str, str]:
-    """Files of features around class centres."""
-    generator = np.random.default_rng(0)
-    centres = generator.normal(size=(4, 8))
-    paths = {}
-    for split in ("train", "validation", "test"):
-        labels = generator.integers(0, classes, 96)
-        values = centres[labels] + 0.8 * generator.normal(size=(96, 8))
-        paths[split] = str(root / f"{name}-{split}.npz")
-        np.savez(paths[split], labels=labels, features=values.astype(np.float32))
-    return paths
-
-
-def job_of(root: Path, sweep: dict, **changes) -> Job:
-    data = {
-        "name": "s",
-        "features": features(root),
-        "heads": {"sweep": [{"head": "linear_probe", "fixed": {"epochs": 3}}]},
-        "run": {"storage": str(root / "runs")},
-        "sweep": sweep,
-    }
-    return validate(Job, Document("job", {**data, **changes}))
-
-
-def rows_of(root: Path) -> list[dict]:
-    return pq.read_table(root / "runs/studies/s/trials.parquet").to_pylist()
-
-
-def quiet() -> PlainDisplay:
-    return PlainDisplay(open(os.devnull, "w"))
+from tests.study.sweep_jobs import EPOCHS, RATE, features, job_of, quiet, rows_of
 
 
 def test_a_grid_leaves_a_table_a_summary_and_the_report_of_the_best(tmp_path, capsys):
@@ -76,6 +37,8 @@ def test_a_grid_leaves_a_table_a_summary_and_the_report_of_the_best(tmp_path, ca
         kept.split("/")[1] in stages["heads/given"]
         and "the best of 4 trials by heads.score" in (done.directory / "report.html").read_text()
     )
+    page = (done.directory / "report.html").read_text()
+    assert "The sweep that chose this" in page and f"heads.score against {RATE}" in page
     text = "\n".join(done.summary)
     assert "sweep: 4 trials: 4 finished" in text and f"{RATE}=0.1" in text.splitlines()[-1] and "█" in text
 

@@ -3,7 +3,8 @@
 Leaves report.html, *.csv and headline.txt. Settings: `name`, `title`, `arms` (a list of `ratio`, `kind`, `seed` and
 `roles`: ledger, pretrain, spectrum, heads to the role of the artifact, as far as the job has them), `data` (split
 to the role of the artifact that holds it) and, of a job with downstream tasks, `tasks` (a list of `name`, `title`,
-`metric`, `chance`, `counts_for`, `shards`, the role of its data, and `arms` of the task).
+`metric`, `chance`, `counts_for`, `shards`, the role of its data, and `arms` of the task); of the best trial of a sweep
+`sweep` (the fields of `SweepFacts`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,17 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from nml_ray.analysis.report import headline, write_report
-from nml_ray.analysis.results import ArmResult, EpochCurve, HeadScore, Spectrum, SplitFacts, StudyResult, TaskResult
+from nml_ray.analysis.results import (
+    ArmResult,
+    EpochCurve,
+    HeadScore,
+    Spectrum,
+    SplitFacts,
+    StudyResult,
+    SweepFacts,
+    SweepTrial,
+    TaskResult,
+)
 from nml_ray.config.settings import exact_ratio
 from nml_ray.data.dataset_info import DatasetInfo, read_info
 from nml_ray.storage.artifact import Artifact, Store
@@ -54,7 +65,13 @@ def study_result(task: Task, store: Store) -> StudyResult:
     }
     origin = made_from(task.inputs, store, {**infos, **task_infos(task)})
     tasks = [task_result(one, task.inputs) for one in settings.get("tasks", ())]
-    return StudyResult(settings["name"], settings["title"], arms, split_facts(infos, arms), origin, tasks)
+    sweep = sweep_facts(settings["sweep"]) if "sweep" in settings else None
+    return StudyResult(settings["name"], settings["title"], arms, split_facts(infos, arms), origin, tasks, sweep)
+
+
+def sweep_facts(data: Mapping[str, Any]) -> SweepFacts:
+    """A sweep from plain data."""
+    return SweepFacts(data["metric"], [SweepTrial(**trial) for trial in data["trials"]])
 
 
 def task_result(settings: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> TaskResult:
