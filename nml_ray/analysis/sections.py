@@ -337,5 +337,6 @@ def _sweep(result: StudyResult, palette: Palette) -> list[Section]:
     ]
     lead = f"All {len(sweep.trials)} trials by {sweep.metric}; the rest of this page is the best of them, chosen by it."
     lost = f" {failed} failed and are not shown; trials.parquet says why." if failed else ""
-    reading = f"Filled: the best. Small: stopped early, or gone on to more epochs.{lost}"
+    rungs = " Small: stopped early, or gone on to more epochs." if any(trial.rung for trial in sweep.trials) else ""
+    reading = f"Filled: the best.{rungs}{lost}"
     return [Section("sweep", "The sweep that chose this", lead, figures, reading=reading)]

@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.ticker import FuncFormatter
+
 from nml_ray.analysis.plots import Plot
 from nml_ray.analysis.results import SweepFacts, SweepTrial
 from nml_ray.analysis.svg import INK, MUTED, Palette, label, panel, to_svg
@@ -29,8 +31,9 @@ def against(sweep: SweepFacts, field: str, palette: Palette) -> Plot | None:
         places = values
         if min(values) > 0 and max(values) > _WIDE * min(values):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
-        names = list(dict.fromkeys(map(_words, values)))
+        names = sorted(set(map(_words, values)))
         places = [names.index(_words(value)) for value in values]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
