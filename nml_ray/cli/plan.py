@@ -11,6 +11,8 @@ from nml_ray.cli.options import job_options, read_job_of
 def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: str) -> None:
     """List a job's stages, each cached or to do, and how its training data will be fed; nothing is run.
 
+    Of a sweep all stages of the trials that are known before it starts, each once.
+
     \b
     Examples:
       nml-ray plan demo
@@ -25,7 +27,7 @@ def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: st
     study, planned = plan_job(settings, target)
     refuse_encoders(settings, document, planned)
     data = training_data(study, planned, store_of(settings))
-    feed = feed_of(settings, document, data) if data else None
+    feed = feed_of(settings, document, data) if data and settings.sweep is None else None
     width = max(map(len, planned))
     for name, one in planned.items():
         click.echo(f"{name:<{width}}  {one.state:<6}  {one.stage.kind}/{one.digest}")

@@ -29,10 +29,16 @@ def report(run: str, storage: str) -> int:
       nml-ray report s3://bucket/runs/studies/demo
     """
     from nml_ray.cli.run import tell
-    from nml_ray.study.execute import execute, plan_job, read_run
+    from nml_ray.study.execute import REPORT, execute, plan_job, read_run
     from nml_ray.study.progress import display
 
-    job = read_run(find_run(run, storage))
+    directory = find_run(run, storage)
+    job = read_run(directory)
+    if job.sweep:  # its trials are not begun anew for a report
+        there = directory / REPORT
+        words = f"report: {there}" if there.exists() else f"nml-ray: no trial of '{job.name}' has a report"
+        click.echo(words, err=not there.exists())
+        return 0 if there.exists() else 1
     _, planned = plan_job(job, "report")
     missing = [name for name, one in planned.items() if one.state == "to do" and name != "report"]
     if missing:

@@ -16,6 +16,7 @@ from nml_ray.study.execute import GIVEN, JOB, STAGES, plan_job, read_run
 from nml_ray.study.expand import given_stage
 from nml_ray.study.sources import dataset_identity
 from nml_ray.study.stage import digests
+from nml_ray.study.sweep_table import TABLE, artifacts_of
 
 KIND = "pretrain"
 
@@ -35,6 +36,8 @@ def runs_of_study(directory: Path) -> StudyRuns:
         UserError: its job or data cannot be read, or it pre-trains nothing.
     """
     job = read_run(directory)
+    if job.sweep:
+        return _runs_of_sweep(directory)
     planned = {name: one for name, one in plan_job(job)[1].items() if one.stage.kind == KIND}
     if not planned:
         raise UserError(f"study '{job.name}' pre-trains nothing", where="RUN", expected="a study with pre-training")
@@ -50,6 +53,20 @@ def runs_of_study(directory: Path) -> StudyRuns:
             found.unfinished.append(name)
     arms = list(dict.fromkeys(_arm(run) for run in found.runs))
     found.runs.sort(key=lambda run: arms.index(_arm(run)))
+    return found
+
+
+def _runs_of_sweep(directory: Path) -> StudyRuns:
+    """What the trials of a sweep have trained, each once."""
+    table, store = directory / TABLE, Store(directory.parent.parent)
+    if not table.exists():
+        raise UserError("its sweep has not ended", where="RUN", expected="a sweep all of whose trials have ended")
+    found = StudyRuns()
+    for digest in artifacts_of(table, KIND):
+        if artifact := store.artifact(KIND, digest):
+            found.runs.append(_audited(artifact, store, directory / GIVEN))
+        else:
+            found.unfinished.append(f"{KIND}/{digest}")
     return found
 
 

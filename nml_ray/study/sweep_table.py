@@ -63,6 +63,13 @@ def _row(trial: TrialOutcome, swept: Swept) -> dict[str, Any]:
     }
 
 
+def artifacts_of(table: Path, kind: str) -> list[str]:
+    """The digests of a kind that the trials of a table have made, each once."""
+    rows = pq.read_table(table, columns=["artifacts"]).to_pylist()
+    made = [tuple(artifact.split("/")) for row in rows for _, artifact in row["artifacts"]]
+    return list(dict.fromkeys(digest for found, digest in made if found == kind))
+
+
 def summary(swept: Swept, table: Path) -> list[str]:
     """The sweep in a few lines: how many trials, the best, and a picture of the leading ones."""
     kinds = [status(trial, swept) for trial in swept.trials]

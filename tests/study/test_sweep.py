@@ -39,6 +39,7 @@ def test_a_grid_leaves_a_table_a_summary_and_the_report_of_the_best(tmp_path, ca
     )
     page = (done.directory / "report.html").read_text()
     assert "The sweep that chose this" in page and f"heads.score against {RATE}" in page
+    assert call(["report", str(done.directory)]) == 0 and "report.html" in capsys.readouterr().out
     text = "\n".join(done.summary)
     assert "sweep: 4 trials: 4 finished" in text and f"{RATE}=0.1" in text.splitlines()[-1] and "█" in text
 
