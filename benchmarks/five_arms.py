@@ -10,16 +10,15 @@ through the same steps. Every arm's encoder, classifier, curves and feeding log 
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
 
-from benchmarks.measure import Goal, interleaved, median, parsed, parser, ratio, save, spread, table
+from benchmarks.measure import Cost, Goal, interleaved, median, parsed, parser, ratio, save, spread, table, timed
 from benchmarks.photos import photo_set
 from benchmarks.training import group_plan
 from nml_ray.data.dataset import Dataset
@@ -35,14 +34,6 @@ RATIOS = ("0", "0.05", "0.1", "0.2", "0.3")
 SIZE = 32
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds on the clock, and CPU-seconds of this process."""
-
-    seconds: float
-    cpu: float
-
-
 def recipe(batch: int) -> dict[str, object]:
     """A small ResNet on small crops."""
     return {
@@ -52,13 +43,6 @@ def recipe(batch: int) -> dict[str, object]:
         "batch": batch,
         "optimiser": {"learning_rate": 0.01},
     }
-
-
-def timed(work: Callable[[], None]) -> Cost:
-    """What a piece of work costs."""
-    seconds, cpu = time.perf_counter(), time.process_time()
-    work()
-    return Cost(time.perf_counter() - seconds, time.process_time() - cpu)
 
 
 def train(plan: GroupPlan) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -42,6 +43,21 @@ class Goal:
         bound = "at least" if self.at_least else "at most"
         verdict = "met" if self.met else "MISSED"
         return f"* {self.what}: **{number(self.measured)}**, {bound} {number(self.limit)}: {verdict}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on the clock, and CPU-seconds of this process, all its threads together."""
+
+    seconds: float
+    cpu: float
+
+
+def timed(work: Callable[[], object]) -> Cost:
+    """What a piece of work costs."""
+    seconds, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Cost(time.perf_counter() - seconds, time.process_time() - cpu)
 
 
 def parser(description: str | None, **sizes: tuple[int, int]) -> argparse.ArgumentParser:
@@ -127,7 +143,8 @@ def save(
     where = machine()
     listed = ", ".join(f"{package} {version}" for package, version in used.items() if package in {"python", *SHOWN})
     about = f"`{command}` on {where['cpus']} cores of {where['processor']}, {facts['date']}; {listed}."
-    text = "\n\n".join([*tables, "\n".join(goal.line() for goal in goals), about]) + "\n"
+    lines = "\n".join(goal.line() for goal in goals)
+    text = "\n\n".join([*tables, *([lines] if lines else []), about]) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps({**facts, **figures}, indent=1) + "\n")
     (out / f"{name}.md").write_text(text)
