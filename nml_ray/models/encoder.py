@@ -5,7 +5,7 @@ One of texts maps tokens [N, 2, L]. Models of transformers, which are made from 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,9 @@ from nml_ray.models.tokens import TextSpec
 
 SETTINGS_FILE = "encoder.json"
 WEIGHTS_FILE = "encoder.safetensors"
+# No second classifiers half way, whose outputs training would get beside the features; and their published weights
+# take images normalised in their own way, into which torchvision's models turn ImageNet's.
+INCEPTIONS = {"init_weights": True, "aux_logits": False, "transform_input": True}
 
 
 class Encoder(nn.Module):
@@ -232,11 +235,13 @@ def _torchvision(name: str, settings: EncoderSettings) -> Backbone:
     import torchvision
 
     _require_rgb(settings)
-    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    options: Mapping[str, Any] = INCEPTIONS if name in ("googlenet", "inception_v3") else {}
     if name.startswith("vit_"):
         options = {"image_size": settings.size}
     module = torchvision.models.get_model(name, weights=None, **options)
     dim, head = _take_head_off(module)
+    if options is INCEPTIONS:
+        head += ["aux1", "aux2", "AuxLogits"]
     known = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     resize = max(settings.size, round(settings.size * known.resize_size[0] / known.crop_size[0]))
     statistics = _statistics(settings, known.mean, known.std)

@@ -1,6 +1,7 @@
 """Weights from local files into modules. Tensors only: nothing is ever unpickled into objects."""
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def load_weights(
     ]
     if wrong:
         raise UserError("; ".join(wrong), where=str(path), expected=f"the {len(expected)} tensors of the encoder")
-    module.load_state_dict(tensors, strict=False)
+    state = OrderedDict(tensors)
+    state._metadata = expected._metadata  # type: ignore[attr-defined]  # MNASNet asks for its version
+    module.load_state_dict(state, strict=False)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

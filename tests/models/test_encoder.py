@@ -56,6 +56,18 @@ def test_weights_named_as_the_whole_encoder_load_too(tmp_path):
     assert same(encoder, build_encoder(SMALL.model_copy(update={"weights": str(tmp_path / "w.safetensors")})))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name, size", [("googlenet", 64), ("inception_v3", 80), ("mnasnet0_5", 32)])
+def test_torchvision_models_of_their_own_kind_train_and_come_back(tmp_path, name, size):
+    """Two have second classifiers, one asks for the version of its weights."""
+    settings = EncoderSettings(name=f"torchvision:{name}", size=size)
+    encoder, images = build_encoder(settings), torch.rand(2, 3, size, size)
+    assert encoder.train()(images).shape == (2, encoder.dim)
+    write_encoder(tmp_path, encoder, settings)
+    with torch.no_grad():
+        assert torch.equal(load_encoder(tmp_path).eval()(images), encoder.eval()(images))
+
+
 def test_torchvision_without_head_takes_a_checkpoint_with_head(tmp_path):
     import torchvision
 
