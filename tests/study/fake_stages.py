@@ -57,6 +57,13 @@ def mistake(tasks: Sequence[Task], context: Context) -> None:
     raise UserError("bad label", where="labels.parquet")
 
 
+def picky(tasks: Sequence[Task], context: Context) -> None:
+    """A mistake of the user's in one task, which keeps all from being made."""
+    if any(task.stage.settings["number"] % 2 for task in tasks):
+        raise UserError("odd number")
+    add(tasks, context)
+
+
 def slow(tasks: Sequence[Task], context: Context) -> None:
     """As `add`, after a while."""
     time.sleep(0.3)

@@ -108,6 +108,26 @@ def test_a_mistake_of_the_users_ends_the_run(store: Store) -> None:
     assert not list(store.root.glob("*/*/lease.json"))
 
 
+def test_patience_tries_a_batch_one_by_one_where_a_mistake_in_one_ended_all(store: Store) -> None:
+    arms = [stage(f"add/{number}", number, group="g", function="picky") for number in range(4)]
+    with pytest.raises(UserError, match="odd number"):
+        run_all(store, arms)
+    outcome = run_all(store, [*arms, stage("then", 1, "add/1")], patient=True)
+    assert set(outcome.artifacts) == {"add/0", "add/2"} and set(outcome.left_out) == {"then"}
+    assert {name: failure.reason for name, failure in outcome.failures.items()} == {
+        "add/1": "odd number",
+        "add/3": "odd number",
+    }
+    assert not list(store.root.glob("*/*/lease.json"))
+
+
+def test_patience_leaves_alone_what_has_said_why_it_failed(store: Store) -> None:
+    arms = [stage(f"add/{number}", number, group="g", function="odd_fail") for number in range(4)]
+    outcome = run_all(store, arms, patient=True)
+    assert {name: failure.reason for name, failure in outcome.failures.items()} == {"add/1": "odd", "add/3": "odd"}
+    assert fake_stages.calls == [["add/0"], ["add/2"]]
+
+
 def test_ctrl_c_that_a_library_turned_into_an_exit_is_an_interrupt(store: Store) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
