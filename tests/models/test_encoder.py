@@ -57,7 +57,7 @@ def test_weights_named_as_the_whole_encoder_load_too(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name, size", [("googlenet", 64), ("inception_v3", 80), ("mnasnet0_5", 32)])
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 80), ("mnasnet0_5", 32)])
 def test_torchvision_models_of_their_own_kind_train_and_come_back(tmp_path, name, size):
     """Two have second classifiers, one asks for the version of its weights."""
     settings = EncoderSettings(name=f"torchvision:{name}", size=size)
