@@ -1,19 +1,20 @@
 """How an elastic run is told that its workers are about to end, so that it makes a checkpoint first.
 
-Before a resize the Train controller puts a file into the attempt and waits for the checkpoint. Where Ray drains a node
-(a spot machine is called back), the workers on it end some time later; until then there is one every few seconds.
+Before a resize the Train controller leaves word in the attempt, on the object store too if the storage is on one, and
+waits for the checkpoint.
 """
 
-import time
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
-from nml_ray.pretrain.resume import committed
+from nml_ray.pretrain.arrival import resumable
+from nml_ray.storage.atomic import read_json, write_json
+from nml_ray.storage.twin import tell, told, twin_of
 
 LOOK_EVERY = 0.5  # seconds between two looks of rank 0
 AGAIN_AFTER = 5.0  # seconds from one checkpoint that is asked for to the next
-POLL_SECONDS = 0.1
-_ASKED = "checkpoint-wanted"
+POLL_SECONDS, POLL_REMOTE = 0.1, 2.0
+_ASKED = ".checkpoint-wanted.json"
 
 
 class Notice:
@@ -26,24 +27,20 @@ class Notice:
         now = monotonic()
         if now < self._next:
             return False
-        wanted = self._asked.exists() or _drains()
+        wanted = is_asked(self._asked.parent)
         self._next = now + (AGAIN_AFTER if wanted else LOOK_EVERY)
         return wanted
 
 
-def _drains() -> bool:
-    """Whether Ray is about to take one of the run's nodes away.
-
-    `ray.train.get_preemption_info` says so too, but is a meeting of all workers through an actor.
-    """
-    from ray.train.v2._internal.execution.context import get_train_context
-
-    return get_train_context().preemption_context.preemption_info is not None
+def is_asked(attempt: Path) -> bool:
+    """Whether `ask` waits for a checkpoint; on an object store it may be some seconds until this is known."""
+    said = read_json(attempt / _ASKED) or told(attempt / _ASKED)
+    return bool(said and said["wanted"])
 
 
-def newest(attempt: Path) -> str:
-    """The name of the newest committed checkpoint, or ""."""
-    return committed(attempt)[-1].name if committed(attempt) else ""
+def newest(attempt: Path) -> int:
+    """The step of the newest checkpoint that the attempt's workers could go on from, wherever they run; 0 for none."""
+    return max(resumable([attempt]), default=0)
 
 
 def ask(first: Path, last: Path, seconds: float) -> bool:
@@ -52,12 +49,18 @@ def ask(first: Path, last: Path, seconds: float) -> bool:
     `first` and `last` are the attempts of the group's first and last arm, which are committed in this order.
     """
     before, until = newest(last), monotonic() + seconds
-    (first / _ASKED).touch()
+    poll = POLL_REMOTE if twin_of(last) else POLL_SECONDS
+    _say(first, True)
     try:
         while newest(last) == before:
             if monotonic() >= until:
                 return False
-            time.sleep(POLL_SECONDS)
+            sleep(poll)
     finally:
-        (first / _ASKED).unlink(missing_ok=True)
+        _say(first, False)
     return True
+
+
+def _say(attempt: Path, wanted: bool) -> None:
+    write_json(attempt / _ASKED, {"wanted": wanted}, durable=False)
+    tell(attempt / _ASKED)

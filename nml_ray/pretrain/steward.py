@@ -1,15 +1,13 @@
 """What the controller of an elastic Ray Train run is taught: a class that runs inside that actor.
 
-By itself Ray resizes a run at any step, counts all deaths of weeks against one limit, decides on nodes as they were up
-to 20 seconds ago, and waits for ever where too few are left.
+By itself Ray resizes a run at any step, counts all deaths of weeks against one limit, and waits for ever where too few
+nodes are left. That a node is dead it knows after some 15 seconds; until then it tries for a minute to start as many
+workers as before.
 """
 
-import contextlib
 import time
 from pathlib import Path
 
-import ray
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import (
@@ -22,7 +20,6 @@ from ray.train.v2._internal.execution.controller.state import (
 
 from nml_ray.pretrain.notice import ask, newest
 
-SETTLE_SECONDS = 2.0  # from a worker's death until Ray knows that its node is dead too
 ASK_SECONDS = 60.0  # most that a resize waits for a checkpoint
 LOOK_EVERY = 0.5  # seconds between two looks at a cluster with too few nodes
 
@@ -38,7 +35,7 @@ class Steward(ControllerCallback):
 
     def __init__(self, first: Path, last: Path, deaths: int, patience: float) -> None:
         self._first, self._last, self._most, self._patience = first, last, deaths, patience
-        self._deaths, self._progress = 0, ""
+        self._deaths, self._progress = 0, 0
         self._ran: float | None = None
 
     def after_controller_state_update(self, previous: TrainControllerState, current: TrainControllerState) -> None:
@@ -50,7 +47,6 @@ class Steward(ControllerCallback):
             ask(self._first, self._last, ASK_SECONDS)
         if isinstance(current, RestartingState) and current is not previous:
             self._count(current.training_failed_error)
-            _look_again()
         if current is previous:  # the policy found too few nodes; it asks again at once
             time.sleep(LOOK_EVERY)
         self._be_patient()
@@ -69,10 +65,3 @@ class Steward(ControllerCallback):
         self._ran = self._ran or now
         if now - self._ran > self._patience:
             raise TimeoutError(f"no workers could be started for {self._patience:.0f} s")
-
-
-def _look_again() -> None:
-    """Have Ray reserve anew on the nodes that are left; it looks by itself only every 20 seconds."""
-    time.sleep(SETTLE_SECONDS)
-    with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(get_or_create_autoscaling_coordinator().get_reserved_resources.remote("", True), timeout=10)

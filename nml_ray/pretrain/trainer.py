@@ -26,7 +26,7 @@ from nml_ray.storage.artifact import Attempt
 RETRIES = 3  # worker deaths that a run survives; an elastic one, in a row without a checkpoint between
 STARTS = 2  # failed starts of the worker group, each after a minute; Ray's own default tries for ever
 RESIZE_SECONDS = 60.0  # between two looks whether there is room for more workers; a resize costs about half a minute
-PATIENCE = 180.0  # seconds that an elastic run waits for nodes in place of those that it lost
+PATIENCE = 300.0  # seconds that an elastic run may be without workers, where no nodes come in place of lost ones
 WAIT_POLL = 5.0  # seconds between two looks at a cluster that is to grow
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from nml_ray.pretrain.loop import train_group
-from nml_ray.pretrain.notice import Notice, ask, newest
+from nml_ray.pretrain.notice import Notice, ask, is_asked, newest
 from nml_ray.pretrain.pace import Pace
 from nml_ray.pretrain.resume import committed
 from nml_ray.pretrain.world import World
+from nml_ray.storage import twin
+from nml_ray.storage.mirror import working_root
+from nml_ray.storage.twin import twin_of
 
 
 def test_a_group_is_asked_until_its_last_arm_has_a_checkpoint(tmp_path):
-    first, last = tmp_path / "first", tmp_path / "last"
+    first, last = tmp_path / "arm" / "first", tmp_path / "arm" / "last"
     (first / "checkpoints" / "step-000000004").mkdir(parents=True)
     (last / "checkpoints").mkdir(parents=True)
     heard = []
@@ -27,21 +30,42 @@ def test_a_group_is_asked_until_its_last_arm_has_a_checkpoint(tmp_path):
         (last / "checkpoints" / "step-000000007").mkdir()
 
     thread = threading.Thread(target=worker)
-    (first / "checkpoint-wanted").touch()  # so that the worker never asks Ray, which is not there
     thread.start()
     assert ask(first, last, 60)
     thread.join()
-    assert heard == ["step-000000004"] and newest(last) == "step-000000007"
-    assert not (first / "checkpoint-wanted").exists()
+    assert heard == [4] and newest(last) == 7
+    assert not is_asked(first)
+
+
+def test_a_worker_of_another_machine_is_asked_through_the_object_store(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(twin, "_TOLD_EVERY", 0.1)
+    roots = [working_root(str(bucket.at("runs")), str(tmp_path / machine)) for machine in ("driver", "worker")]
+    attempt, there = (root / "pretrain" / "arm" / "attempt-0001" for root in roots)
+    attempt.mkdir(parents=True)
+
+    def worker():
+        notice = Notice(there)
+        while not notice():
+            pass
+        there.mkdir(parents=True)
+        (there / "state.json").touch()
+        twin_of(there).publish("checkpoints/step-000000007", {"state.json": there / "state.json"})
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    assert ask(attempt, attempt, 60)
+    thread.join()
+    assert newest(attempt) == newest(there) == 7
+    assert not is_asked(attempt)
 
 
 def test_no_checkpoint_in_time_is_told(tmp_path):
     assert not ask(tmp_path, tmp_path, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert not is_asked(tmp_path)
 
 
 def test_a_notice_is_not_told_again_at_once(tmp_path):
-    (tmp_path / "checkpoint-wanted").touch()
+    (tmp_path / ".checkpoint-wanted.json").write_text('{"wanted": true}')
     notice = Notice(tmp_path)
     assert [notice(), notice()] == [True, False]
 
