@@ -178,7 +178,7 @@ class _Run:
             utilisation = utilisation_of(self.arms[0].arm, image, settings.precision, self.world.size)
         names = self.plan.trackers
         trackers = [open_trackers(names, arm.name, Path(arm.attempt), start) for arm in self.plan.arms if attempts]
-        return Telemetry(attempts, self.loader.timers, settings.batch, self.device, utilisation, trackers)
+        return Telemetry(attempts, self.loader.timers, settings.batch, self.device, utilisation, trackers, start)
 
     def _export(self) -> None:
         """Leave the encoders and curves of the arms that came to their end, and the best checkpoints beside them."""

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from nml_ray.data.loader import LoaderTimers
 from nml_ray.pretrain.hardware import Utilisation, memory
 from nml_ray.pretrain.trackers import Tracker
+from nml_ray.storage.atomic import write_bytes
 
 EVERY_SECONDS = 2.0
 CPU = torch.device("cpu")
@@ -36,6 +37,7 @@ class Telemetry:
         device: of the models.
         utilisation: of the device, where it is known.
         trackers: of each arm; they get the figures of its lines, as train/<name> and epoch/<name>.
+        start: the step that comes first; what earlier workers of an attempt told from it on goes.
     """
 
     def __init__(
@@ -46,7 +48,10 @@ class Telemetry:
         device: torch.device = CPU,
         utilisation: Utilisation | None = None,
         trackers: Sequence[Sequence[Tracker]] = (),
+        start: int = 0,
     ) -> None:
+        for attempt in attempts:
+            _go_back(attempt / "telemetry.jsonl", start)
         self._files = [open(attempt / "telemetry.jsonl", "a", buffering=1) for attempt in attempts]
         self._timers, self._batch = timers, batch
         self._device, self._utilisation = device, utilisation
@@ -112,6 +117,22 @@ class Telemetry:
         for trackers in self._trackers:
             for tracker in trackers:
                 tracker.close()
+
+
+def _go_back(path: Path, start: int) -> None:
+    """Drop the lines of steps from `start` on, which will come again, and those that a crash tore."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if _comes_before(line, start)]
+    if len(kept) < len(lines):
+        write_bytes(path, b"".join(kept))
+
+
+def _comes_before(line: bytes, start: int) -> bool:
+    try:
+        step: int = json.loads(line)["step"]
+    except ValueError:
+        return False
+    return step < start and line.endswith(b"\n")
 
 
 CURVES = pa.schema(

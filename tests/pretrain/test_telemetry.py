@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,35 @@ def test_a_run_tells_how_many_flipped_labels_it_fits(make_plan):
     assert [line["step"] for line in steps] == list(range(18))
     assert all(line["gradient_norm"] > 0 for line in steps)
     assert steps[-1]["checkpoint_seconds"] > 0
+
+
+class Killed(Exception):
+    """Stands for the process's death at a chosen point of the loop."""
+
+
+def test_workers_started_again_do_not_tell_a_step_twice(make_plan):
+    plan = replace(make_plan(), checkpoint_steps=4)
+
+    def killed(done, total, unit):
+        if done >= 14 * 32:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_group(plan, World(), killed)
+    attempt = Path(plan.arms[0].attempt)
+    with open(attempt / "telemetry.jsonl", "a") as file:
+        file.write('{"step": 14, "epo')  # the kill cut a line short
+    train_group(plan, World(), lambda *_: None)
+    lines = lines_of(attempt)
+    assert [line["step"] for line in lines if "epoch_ended" not in line] == list(range(18))
+    assert [line["step"] for line in lines if "epoch_ended" in line] == [5, 11, 17]
+
+
+def test_lines_of_steps_that_come_again_go_when_the_file_is_opened(tmp_path):
+    for start, expected in ((6, [3, 5]), (4, [3]), (0, [])):
+        lines = telemetry.Telemetry([tmp_path], LoaderTimers(), batch=32)
+        for step in (3, 5, 6):
+            lines.step(step, 0, 0.01, [2.5], [0.75])
+        lines.close()
+        telemetry.Telemetry([tmp_path], LoaderTimers(), batch=32, start=start).close()
+        assert [line["step"] for line in lines_of(tmp_path)] == expected
