@@ -118,10 +118,15 @@ def plan_job(job: Job, target: str = "") -> tuple[Study, dict[str, Planned]]:
         UserError: there is no such stage; data that the job names cannot be read.
     """
     study = _expanded(job)
-    return study, _plan_study(study, store_of(job), target)
+    return study, plan_study(study, store_of(job), target)
 
 
-def _plan_study(study: Study, store: Store, target: str = "") -> dict[str, Planned]:
+def plan_study(study: Study, store: Store, target: str = "") -> dict[str, Planned]:
+    """The plan of stages, up to `target`.
+
+    Raises:
+        UserError: there is no such stage.
+    """
     stages = ordered(study.stages)
     if target:
         stages = until(stages, target)
@@ -185,7 +190,7 @@ def _run_sweep(job: Job, context: Context, display: Display, directory: Path) ->
     write_table(table, swept)
     outcome = Outcome()
     if best := best_study(job, swept):
-        outcome = _run_plan(best, _plan_study(best, context.store), context, display, directory)
+        outcome = _run_plan(best, plan_study(best, context.store), context, display, directory)
     outcome.failures.update(failures(swept))
     return Run(directory, outcome, tuple(summary(swept, table)))
 

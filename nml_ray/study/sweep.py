@@ -15,14 +15,14 @@ from typing import Any
 
 from nml_ray.config.document import plain
 from nml_ray.config.errors import UserError
-from nml_ray.storage.artifact import Artifact, Store
+from nml_ray.storage.artifact import Artifact
+from nml_ray.study.execute import plan_study
 from nml_ray.study.expand import Study, expand
 from nml_ray.study.job import Job
-from nml_ray.study.plan import Planned, plan
 from nml_ray.study.runner import Display, Failure, Outcome, run
 from nml_ray.study.sweep_check import metric_of, text
 from nml_ray.study.task import Context
-from nml_ray.study.union import Union, union
+from nml_ray.study.union import union
 from nml_ray.sweep.config import SweepSettings
 from nml_ray.sweep.metric import NotMeasured, judge, kind_of
 from nml_ray.sweep.search import Asked, larger_is_better, searcher
@@ -78,7 +78,8 @@ def run_round(job: Job, asked: Sequence[Asked], context: Context, display: Displ
     """Make the stages of trials that are run together; what becomes of each. One that fails leaves the others alone."""
     studies, mistakes = studies_of(job, asked)
     joined = union(studies)
-    outcome = run(planned(joined, context.store), context, display, joined.given, links, patient=True)
+    plan = plan_study(Study(list(joined.stages.values()), joined.given), context.store)
+    outcome = run(plan, context, display, joined.given, links, patient=True)
     names = dict(zip(studies, joined.names, strict=True))
     return [
         _outcome(job, one, outcome, names[key_of(one)])
@@ -111,11 +112,6 @@ def studies_of(job: Job, asked: Sequence[Asked]) -> tuple[dict[str, Study], dict
         except UserError as error:
             mistakes[key_of(one)] = str(error)
     return studies, mistakes
-
-
-def planned(joined: Union, store: Store) -> dict[str, Planned]:
-    """The plan of many jobs' stages."""
-    return plan(joined.stages.values(), lambda kind, digest: store.artifact(kind, digest) is not None, joined.given)
 
 
 def key_of(asked: Asked) -> str:
