@@ -30,7 +30,7 @@ from nml_ray.pretrain.world import World
 
 
 class ArmFailed(Exception):
-    """This arm cannot go on (its loss is not finite); the others can."""
+    """This arm cannot go on (its loss or gradient is not finite); the others can."""
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -169,11 +169,14 @@ class BaseArm(ABC, Generic[Model]):
         """Note the step that `begin_update` took; returns the mean loss and the whole batch's weight.
 
         Raises:
-            ArmFailed: the loss is not finite, and the weights have perhaps ceased to be.
+            ArmFailed: the loss is not finite, or the gradient and with it the weights are not; of float16, whose step
+                was left out then, only the loss counts.
         """
         weight, counts, loss, norm = _told(numbers)
         if not math.isfinite(loss):
             raise ArmFailed(f"loss is {loss}")
+        if self.scale is None and not math.isfinite(norm):
+            raise ArmFailed(f"the norm of the gradient is {norm}")
         self.counts += counts
         self.gradient_norm = norm
         return loss, weight
