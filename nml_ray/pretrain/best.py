@@ -4,6 +4,7 @@
 but for the optimiser's state: nothing goes on from it.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,14 @@ KEPT = 2  # while training: the run may have to go back to before the newest
 
 
 def best_epoch(curves: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The curve with the highest validation accuracy, of equal ones the earliest; None without validation."""
-    validated = [curve for curve in curves if curve.get("validation_accuracy") is not None]
+    """The curve with the highest finite validation accuracy, of equal ones the earliest; None without validation."""
+    validated = [curve for curve in curves if _accuracy(curve) is not None]
     return max(validated, key=lambda curve: float(curve["validation_accuracy"]), default=None)
+
+
+def _accuracy(curve: Mapping[str, Any]) -> float | None:
+    accuracy = curve.get("validation_accuracy")
+    return accuracy if accuracy is not None and math.isfinite(accuracy) else None
 
 
 def keep_best(checkpoint: Path, attempt: Path) -> None:

@@ -112,7 +112,8 @@ def restore(arm: BaseArm[Any], checkpoint: Path) -> dict[str, Any]:
     arm.optimiser.restore(load_file(checkpoint / "optimiser.safetensors"))
     if arm.average:
         arm.average.model.load_state_dict(load_file(checkpoint / "average.safetensors"))
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    text = (checkpoint / "state.json").read_text()
+    state: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)  # NaN of earlier versions' curves
     if arm.scale:
         arm.scale.restore(state["loss_scale"])
     arm.counts = np.array(state["counts"])

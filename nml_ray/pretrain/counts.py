@@ -1,5 +1,7 @@
 """Loss and accuracy on clean and on flipped samples apart: seven sums that every step adds up."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,14 @@ def sample_counts(losses: Tensor, predicted: Tensor, given: Tensor, clean: Tenso
             (recovers * flipped).sum(),
         ]
     )
+
+
+def finite(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures with None for those that are NaN or infinite: JSON and its readers know no others."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }
 
 
 def epoch_curve(epoch: int, counts: NDArray[np.float64]) -> dict[str, Any]:

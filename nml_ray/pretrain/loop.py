@@ -26,7 +26,7 @@ from nml_ray.pretrain.best import BEST, best_epoch, settle_best
 from nml_ray.pretrain.checkpoint import Memory, Snapshot, restore
 from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.config import PretrainSettings
-from nml_ray.pretrain.counts import epoch_curve
+from nml_ray.pretrain.counts import epoch_curve, finite
 from nml_ray.pretrain.device import steps_ahead, training_device
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
 from nml_ray.pretrain.hardware import utilisation_of
@@ -286,7 +286,7 @@ class _Run:
         going = [running for running in self.arms if not running.error]
         evaluated = self.objective.evaluate([running.arm for running in going], self.world)
         for running, columns in zip(going, evaluated, strict=True):
-            running.curves.append({**epoch_curve(epoch, running.arm.counts), **columns})
+            running.curves.append(finite({**epoch_curve(epoch, running.arm.counts), **columns}))
             running.arm.counts = np.zeros_like(running.arm.counts)
         return [None if running.error else running.curves[-1] for running in self.arms]
 

@@ -1,7 +1,6 @@
 """What a run tells while it trains: JSON lines for people and tools, the epochs' curves as Parquet at the end."""
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from pyarrow import parquet
 
 from nml_ray.data.loader import LoaderTimers
+from nml_ray.pretrain.counts import finite
 from nml_ray.pretrain.hardware import Utilisation, memory
 from nml_ray.pretrain.trackers import Tracker
 from nml_ray.storage.atomic import write_bytes
@@ -27,8 +27,8 @@ class Telemetry:
     `data_wait_share` and `images_per_second` are those of the time since the last line. The loader's seconds
     (`LoaderTimers`) count from the start of the process; those of reading and decoding are summed over its threads.
     `checkpoint_seconds` are those that the loop has stood still for checkpoints, also from the start.
-    `gradient_norm` is the last step's, before clipping, and null where it is not finite. `mfu` is there on CUDA
-    devices, null where the device's peak is not known.
+    `gradient_norm` is the last step's, before clipping. `mfu` is there on CUDA devices, null where the device's peak is
+    not known. What is not finite is null.
 
     Args:
         attempts: of the arms; none on other ranks.
@@ -92,8 +92,7 @@ class Telemetry:
             shared["mfu"] = round(of.share(images_per_second, arms), 4) if of else None
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if loss is not None:
-                finite = norm if math.isfinite(norm) else None
-                self._write(number, step, "train", {**shared, "loss": loss, "gradient_norm": finite})
+                self._write(number, step, "train", {**shared, "loss": loss, "gradient_norm": norm})
         self._since, self._steps, self._waited = time.perf_counter(), 0, self._timers.wait
 
     def end_epoch(self, step: int, curves: Sequence[Mapping[str, Any] | None]) -> None:
@@ -102,7 +101,8 @@ class Telemetry:
             if curve is not None:
                 self._write(number, step, "epoch", {"step": step, "epoch_ended": True, **curve})
 
-    def _write(self, arm: int, step: int, group: str, line: Mapping[str, Any]) -> None:
+    def _write(self, arm: int, step: int, group: str, figures: Mapping[str, Any]) -> None:
+        line = finite(figures)
         self._files[arm].write(json.dumps(line) + "\n")
         told = {
             name: value for name, value in line.items() if name not in ("step", "epoch_ended") and value is not None
