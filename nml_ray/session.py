@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import nml_ray
 from nml_ray.config.cores import whole_cores
@@ -36,8 +38,11 @@ SETTINGS: Mapping[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_agent_register_timeout_ms": "180000",  # as PATIENCE: a node ends where its agents have not come up by then
 }
 """Environment of Ray and its workers; what the user has set already stands."""
+
+PATIENCE = 180  # seconds that a node may take to come up; Ray's own 30 are too few on a machine that does other things
 
 _directory: Path | None = None
 _reaper: subprocess.Popen[bytes] | None = None
@@ -73,20 +78,45 @@ def start(cpus: int | None = None) -> None:
         os.environ[MARK] = str(_directory)
         _divert_errors(_directory / "driver.err")
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus or available_cpus(),
-                include_dashboard=True,  # cleans up after trials that Tune stops
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(_directory),
-            )
+            with patience():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus or available_cpus(),
+                    include_dashboard=True,  # cleans up after trials that Tune stops
+                    dashboard_host="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(_directory),
+                )
         except BaseException:
             stop()
             raise
         finally:
             del os.environ[MARK]
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Inside, a node that Ray starts from this process has `PATIENCE` seconds to come up."""
+    from ray._private import services
+
+    ask = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:  # there is none yet
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def join(address: str) -> None:

@@ -25,8 +25,7 @@ def main() -> None:
     plan, steps = GroupPlan.from_data(json.loads(sys.argv[1])), int(sys.argv[2])
     directory = Path(tempfile.mkdtemp(prefix="nml-ray-", dir="/tmp"))  # socket paths may have 107 bytes
     (directory / "ray").mkdir()
-    patience = {"RAY_agent_register_timeout_ms": "180000"}  # as `patient`
-    os.environ |= {**session.SETTINGS, **patience, "RAY_TMPDIR": str(directory), "RAY_AUTH_MODE": "disabled"}
+    os.environ |= {**session.SETTINGS, "RAY_TMPDIR": str(directory), "RAY_AUTH_MODE": "disabled"}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
         run(plan, steps)
@@ -36,7 +35,6 @@ def main() -> None:
 
 def run(plan: GroupPlan, steps: int) -> None:
     import ray
-    from ray._private import services
     from ray.cluster_utils import Cluster
 
     from nml_ray.pretrain import trainer
@@ -44,10 +42,10 @@ def run(plan: GroupPlan, steps: int) -> None:
 
     trainer.RESIZE_SECONDS = 5
     trainer._worker = held(steps)
-    services.get_node = patient(services.get_node)
     small = {"num_cpus": plan.cpus, "object_store_memory": 80 * 2**20}
     head = {**small, "include_dashboard": False, "dashboard_port": free_port()}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    with session.patience():
+        cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False)
     attempt = Path(plan.arms[0].attempt)
     pool = ThreadPoolExecutor(1)
@@ -94,20 +92,6 @@ def held(steps: int):
     return work
 
 
-def patient(get_node):
-    """Ray gives a node 30 seconds to come up, which a machine that does other things may not keep."""
-
-    def get(*arguments):
-        for _ in range(1800):
-            try:
-                return get_node(*arguments)
-            except RuntimeError:
-                time.sleep(0.1)
-        return get_node(*arguments)
-
-    return get
-
-
 def free_port() -> int:
     """A port that nobody listens at: other tests have dashboards too."""
     with socket.socket() as one:
@@ -147,7 +131,8 @@ def follow(training: Future, plan: GroupPlan, cluster, small: dict, steps: int) 
     say("begun")
     wait(lambda: step() >= steps)
     say("one worker waits")
-    node = cluster.add_node(**small)
+    with session.patience():
+        node = cluster.add_node(**small)
     say("a node is there")
     wait(two)
     from_step = two()
