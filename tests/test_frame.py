@@ -136,7 +136,7 @@ def test_jobs_are_valid_and_say_how_they_are_run():
     from nml_ray.study.job import read_job
 
     jobs = sorted((ROOT / "jobs").rglob("*.yaml"))
-    names = {"demo", "icons", "ratio_sweep", "pretrain", "extract", "heads_sweep", "clip_icons"}
+    names = {"demo", "icons", "ratio_sweep", "sweep_random", "pretrain", "extract", "heads_sweep", "clip_icons"}
     assert {path.stem for path in (ROOT / "jobs").glob("*.yaml")} == names
     assert {path.parent.name for path in jobs} == {"jobs", "recipes", "paper"}
     assert len({path.stem for path in jobs}) == len(jobs), "a job is found by its bare name"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from nml_ray.cli.main import call
@@ -74,6 +75,18 @@ def test_icons(runs, icons):
 def test_ratio_sweep(runs, icons):
     made = run(runs, "ratio_sweep", icons, *SMALL, "noise.ratios=[0,0.4]")
     assert len([stage for stage in made if stage.startswith("pretrain/")]) == 4
+
+
+@pytest.mark.long
+def test_sweep_random(runs, icons, capsys):
+    run(runs, "sweep_random", icons, *SMALL, *ONE_SEED, "sweep.trials=3")
+    trials = pq.read_table(runs / "studies/sweep_random/trials.parquet").to_pylist()
+    assert [trial["status"] for trial in trials] == ["finished"] * 3
+    assert sum(trial["best"] for trial in trials) == 1
+    assert "the best of 3 trials" in (runs / "studies/sweep_random/report.html").read_text()
+    assert " to do" not in states(capsys, runs, "sweep_random", icons, *SMALL, *ONE_SEED, "sweep.trials=3")
+    assert call(["audit", str(runs / "studies/sweep_random")]) == 0
+    assert capsys.readouterr().out.count("pretrain/symmetric") >= 3
 
 
 @pytest.mark.long
