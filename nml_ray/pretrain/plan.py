@@ -87,11 +87,12 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class ArmOutcome:
-    """How an arm ended: its facts for the record, or the error that ended it alone."""
+    """How an arm ended: its facts for the record, or the error that ended it, with its traceback if it has one."""
 
     name: str
     facts: Mapping[str, Any]
     error: str = ""
+    trace: str = ""
 
 
 def attempt_name(plan: GroupPlan) -> str:

@@ -6,7 +6,7 @@ The worker's own errors come back as values, so that Ray retries only what a ret
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
-from nml_ray.config.errors import UserError
 from nml_ray.pretrain.capacity import Need, Node, Workers, refuse_too_few, room
+from nml_ray.pretrain.failure import outcomes_of, train_or_tell
 from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name, progress_of
-from nml_ray.storage.artifact import Attempt
 
 RETRIES = 3  # worker deaths that a run survives; an elastic one, in a row without a checkpoint between
 STARTS = 2  # failed starts of the worker group, each after a minute; Ray's own default tries for ever
@@ -66,6 +65,8 @@ def train_on_ray(plan: GroupPlan, workers: Workers, storage: str, wait_minutes: 
         storage: a directory for Ray's own files.
         wait_minutes: to wait for nodes to come.
 
+    A worker's error that would come again is the outcome of every arm.
+
     Raises:
         UserError: a mistake of the user's that a worker found; too few CPUs or GPUs.
         ray.train.TrainingFailedError: workers died more often than is retried.
@@ -98,9 +99,7 @@ def train_on_ray(plan: GroupPlan, workers: Workers, storage: str, wait_minutes: 
         refuse_too_few(alive_nodes(), need, workers)  # says what is missing where nodes were lost
         raise
     shutil.rmtree(Path(storage) / attempt_name(plan), ignore_errors=True)  # Ray's own; ours lies in the attempts
-    if "user_error" in returned:
-        raise UserError(returned["user_error"])
-    return [ArmOutcome(**outcome) for outcome in returned["outcomes"]]
+    return outcomes_of(returned, plan.arms)
 
 
 def _failures(elastic: bool, wait_minutes: float) -> FailureConfig:
@@ -118,8 +117,6 @@ def _steward(plan: GroupPlan, wait_minutes: float) -> Any:
 
 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
-    from torch.distributed import destroy_process_group
-
     from nml_ray.pretrain.loop import train_group
     from nml_ray.pretrain.notice import Notice
     from nml_ray.pretrain.world import World
@@ -129,21 +126,5 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
         plan = replace(plan, device=str(ray.train.torch.get_device()))
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
-    first = Attempt(Path(plan.arms[0].attempt))
-    if first.failure:  # what a worker of this attempt left before Ray started the group again
-        return {"user_error": first.failure}
-    wanted = Notice(first.path) if config["elastic"] else None
-    try:
-        return {"outcomes": [asdict(outcome) for outcome in train_group(plan, world, progress_of(plan), wanted)]}
-    except UserError as error:
-        if world.size == 1:
-            return {"user_error": str(error)}
-        first.fail(str(error))
-        if plan.device != "cpu":
-            raise  # the other workers wait for this one in a collective; only its death frees them
-        destroy_process_group()  # the others, who wait in a collective, then fail in it
-        return {"user_error": str(error)}
-    except RuntimeError:
-        if first.failure:
-            return {"user_error": first.failure}
-        raise
+    wanted = Notice(Path(plan.arms[0].attempt)) if config["elastic"] else None
+    return train_or_tell(lambda: train_group(plan, world, progress_of(plan), wanted), plan, world)

@@ -137,18 +137,27 @@ class Attempt:
         assert artifact is not None
         return artifact
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, trace: str = "") -> None:
         """Leave word of why this attempt ends without an artifact, for the one who reports the run's failures."""
-        write_json(self.path / _FAILURE, {"reason": reason, "time": _now()})
+        write_json(self.path / _FAILURE, {"reason": reason, "trace": trace, "time": _now()})
         twin.tell(self.path / _FAILURE)
 
     @property
     def failure(self) -> str:
-        """What `fail` left, or ""."""
+        """The reason that `fail` left, or ""."""
+        return str(self._left.get("reason", ""))
+
+    @property
+    def trace(self) -> str:
+        """The traceback that `fail` left, or ""."""
+        return str(self._left.get("trace", ""))
+
+    @property
+    def _left(self) -> Mapping[str, Any]:
         left = read_json(self.path / _FAILURE)
         if left is None and (mirror := self._mirror):
             left = twin.read_json(mirror, self.path / _FAILURE)
-        return left["reason"] if left else ""
+        return left or {}
 
     @property
     def _mirror(self) -> Mirror | None:

@@ -1,4 +1,5 @@
-"""A mistake of the user's ends a run under Ray Train once and clearly: no traceback, no retry, code 2."""
+"""A mistake of the user's ends a run under Ray Train once and clearly: no traceback, no retry, code 2; so does a
+worker's own error that would come again, with code 1."""
 
 import json
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 from nml_ray.cli.options import open_job
 from nml_ray.config.errors import UserError
 from nml_ray.data.shards import write_shards
+from nml_ray.pretrain.capacity import Workers
+from nml_ray.pretrain.trainer import train_on_ray
 from nml_ray.study.execute import execute
 from nml_ray.study.progress import display
 from tests.pretrain.conftest import CLASSES, tiny_samples
@@ -77,6 +80,18 @@ def test_a_mistake_in_a_trial_is_the_users_too(job):
     with pytest.raises(UserError, match=SAID):
         run(job, "run.arms=sweep")
     assert [len(told) for told in holes(job)] == [1, 1]
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_an_error_that_would_come_again_ends_the_run_once(make_plan, tmp_path):
+    """What the model refuses in training alone is refused before a run; here nobody asks before."""
+    encoder = {"name": "timm:resnet18", "size": 12}
+    plan = make_plan(encoder=encoder, microbatch=1)
+    outcomes = train_on_ray(plan, Workers(), str(tmp_path / "ray"))
+    assert [outcome.name for outcome in outcomes] == [arm.name for arm in plan.arms]
+    for outcome in outcomes:
+        assert outcome.error.startswith("ValueError: Expected more than 1 value per channel when training")
+        assert "in train_group" in outcome.trace
 
 
 @pytest.mark.slow

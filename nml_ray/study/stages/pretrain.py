@@ -18,12 +18,13 @@ def run(tasks: Sequence[Task], context: Context) -> None:
     """Train the arms, at most `arms_per_worker` of them in one worker, and finish each as an artifact of its own."""
     by_name = {task.stage.name: task for task in tasks}
     plans = [group_plan(group, context) for group in _groups(tasks, context)]
-    failed = []
+    failed, traces = list[str](), list[str]()
     for outcome in _train(plans, context):
         task = by_name[outcome.name]
         if outcome.error:
             task.attempt.fail(outcome.error)
             failed.append(f"{outcome.name}: {outcome.error}")
+            traces += [outcome.trace] if outcome.trace else []
             continue
         task.attempt.finish(**outcome.facts)
         for attempt in (task.attempt.path, *task.attempt.earlier):
@@ -32,7 +33,10 @@ def run(tasks: Sequence[Task], context: Context) -> None:
             shutil.rmtree(attempt / BEST, ignore_errors=True)
         forget(task.attempt)
     if failed:
-        raise RuntimeError("; ".join(failed))
+        error = RuntimeError("; ".join(failed))
+        for trace in dict.fromkeys(traces):
+            error.add_note(f"In a worker:\n{trace}")
+        raise error
 
 
 def _groups(tasks: Sequence[Task], context: Context) -> list[Sequence[Task]]:
