@@ -1,4 +1,4 @@
-"""Names of encoders, checked before anything starts.
+"""Names of encoders and the shapes that they train on, checked before anything starts.
 
 Those of a library need it imported, which takes seconds, so only where the encoder is to be trained or made.
 """
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from nml_ray.config.document import Document, KeyPath
 from nml_ray.config.errors import UserError
+from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.study.job import Job
 from nml_ray.study.plan import Planned
 
@@ -15,10 +16,11 @@ _PLACE = "encoder.name: "  # of a settings object alone; the job file knows bett
 
 
 def refuse_encoders(job: Job, document: Document, planned: Mapping[str, Planned]) -> None:
-    """Refuse names that no library has, where the plan has an encoder to train or to make.
+    """Refuse names that no library has, where the plan has an encoder to train or to make; of one to train also sizes
+    of images and of microbatches that it does not take (a sweep's trials have their own).
 
     Raises:
-        UserError: at the name's place in the job file.
+        UserError: at the place of the name, the encoder or the microbatch in the job file.
     """
     to_do = {one.stage.kind for one in planned.values() if one.state == "to do"}
     for path, name in _named(job, to_do):
@@ -30,6 +32,15 @@ def refuse_encoders(job: Job, document: Document, planned: Mapping[str, Planned]
             check_name(name)
         except UserError as error:
             raise UserError(str(error).removeprefix(_PLACE), where=document.where(path)) from None
+        if path[0] == "pretrain" and job.pretrain and job.sweep is None:
+            _refuse_shapes(job.pretrain, document)
+
+
+def _refuse_shapes(settings: PretrainSettings, document: Document) -> None:
+    from nml_ray.pretrain.preflight import misfit_of_shapes
+
+    if misfit := misfit_of_shapes(settings):
+        raise UserError(misfit.found, where=document.where(("pretrain", misfit.field)), expected=misfit.expected)
 
 
 def _named(job: Job, kinds: set[str]) -> Iterator[tuple[KeyPath, str]]:

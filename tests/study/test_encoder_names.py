@@ -1,4 +1,4 @@
-"""Encoder names that no library has are refused by `plan` and `run`, at their place, before anything starts."""
+"""Encoders that cannot be trained are refused by `plan` and `run`, at their place, before anything starts."""
 
 import pytest
 
@@ -39,6 +39,24 @@ def test_unknown_names_are_refused_at_their_place(job, capsys, command, right, w
     assert call([command, "job.yaml"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"nml-ray: job.yaml:{line}: there is no encoder '") and f"did you mean '{nearest}'?" in said
+    assert not (job / "runs").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("section", "line", "words"),
+    [
+        ('  encoder: {name: "timm:vit_tiny_patch16_224", size: 30}', 5, "images of 30"),
+        ('  encoder: {name: "timm:resnet18", size: 32}\n  microbatch: 1', 6, "at a time (Expected more than 1 value"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_at_their_place(job, capsys, command, section, line, words):
+    own = "  encoder: {name: small_resnet, channels: 1, size: 32}"
+    (job / "job.yaml").write_text(JOB.replace(own, section))
+    assert call([command, "job.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"nml-ray: job.yaml:{line}: ") and words in said
     assert not (job / "runs").exists()
 
 
