@@ -20,6 +20,7 @@ from nml_ray.study.union import union
 from tests.study.sweep_jobs import EPOCHS, RATE, features, job_of, quiet, rows_of
 
 
+@pytest.mark.long
 def test_a_grid_leaves_a_table_a_summary_and_the_report_of_the_best(tmp_path, capsys):
     job = job_of(tmp_path, {"search": {RATE: [1e-7, 0.1], EPOCHS: [1, 5]}})
     done = execute(job, quiet(), inline=True)
@@ -70,6 +71,7 @@ def test_arms_share_a_loader_only_where_they_differ_in_noise_alone():
     assert len({stage.group for stage in arms}) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["random", "optuna"])
 def test_a_sweep_that_is_run_again_makes_nothing_and_more_trials_only_theirs(tmp_path, kind):
     pytest.importorskip("optuna")
@@ -85,6 +87,7 @@ def test_a_sweep_that_is_run_again_makes_nothing_and_more_trials_only_theirs(tmp
     assert len(list((tmp_path / "runs/heads").glob("*/attempt-*"))) == len(made) + 1
 
 
+@pytest.mark.long
 def test_halving_gives_the_best_more_epochs(tmp_path):
     asha = {"field": EPOCHS, "epochs": [1, 4], "factor": 2}
     sweep = {"search": {RATE: [1e-7, 0.2, 0.1, 1e-6]}, "asha": asha, "max_concurrent": 4}
@@ -97,6 +100,7 @@ def test_halving_gives_the_best_more_epochs(tmp_path):
     assert best["rung"] == 1 and best["number"] in (1, 2)
 
 
+@pytest.mark.long
 def test_trials_that_fail_are_named_and_the_others_go_on(tmp_path, capsys):
     good, one_class = features(tmp_path), features(tmp_path, "one", classes=1)
     files = [good["train"], one_class["train"], str(tmp_path / "absent.npz")]
