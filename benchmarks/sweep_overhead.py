@@ -1,0 +1,137 @@
+"""What a trial of a sweep costs beside its own work: our Tune shell against Tune as it comes, trials that do nothing.
+
+    python benchmarks/sweep_overhead.py    about five minutes; writes results/sweep_overhead.json and .md
+
+One Ray with two CPUs, in which the two take turns; each is 64 trials whose function writes one small file. Ours is
+`sweep.tune.run_trials`: a few worker processes take one trial after the other. The other is a `Tuner` with its
+defaults, a new process for each trial, without output and loggers as ours is. It takes minutes, so once.
+
+One more trial costs what 64 take more than two, shared out. Beside the seconds on the clock stand the CPU-seconds of
+all of Ray's processes and this one: on a machine with other work they are what can be compared.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import psutil
+
+from benchmarks.measure import Goal, interleaved, median, parsed, parser, save, spread, table
+from benchmarks.training import keep_compiled
+from nml_ray import session
+from nml_ray.sweep.trials import Trial
+
+NAME = "sweep_overhead"
+CPUS = 2
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Seconds on the clock, and CPU-seconds of all processes, of a sweep."""
+
+    seconds: float
+    cpu: float
+
+
+def ours(directory: Path, trials: int) -> Swept:
+    """A sweep of ours."""
+    from nml_ray.sweep.tune import run_trials
+
+    target = directory / f"ours-{time.time_ns()}"
+    target.mkdir()
+    todo = [Trial(f"trial-{number}", f"{number}", {"file": str(target / f"{number}")}) for number in range(trials)]
+
+    def work(trial: Trial) -> None:  # as a local function it travels by value: no module is imported for it
+        open(trial.payload["file"], "w").close()
+
+    return _timed(target, trials, lambda: run_trials(todo, work, name=target.name, storage=directory / "ray"))
+
+
+def default(directory: Path, trials: int) -> Swept:
+    """A sweep of Tune's own."""
+    from ray import tune
+
+    target = directory / f"default-{time.time_ns()}"
+    target.mkdir()
+
+    def work(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        open(os.path.join(config["directory"], str(config["number"])), "w").close()
+        tune.report({"value": 0.0})
+
+    tuner = tune.Tuner(
+        work,
+        param_space={"directory": str(target), "number": tune.grid_search(list(range(trials)))},
+        run_config=tune.RunConfig(name=target.name, storage_path=str(directory / "ray"), verbose=0),
+    )
+    return _timed(target, trials, tuner.fit)
+
+
+def _timed(target: Path, trials: int, sweep: Callable[[], Any]) -> Swept:
+    began, used = time.time(), _used()
+    sweep()
+    swept = Swept(time.time() - began, _used() - used)
+    assert len(list(target.iterdir())) == trials
+    return swept
+
+
+def _used() -> float:
+    """CPU-seconds of this process and all below it, the dead among them."""
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write and print."""
+    options = parsed(parser(__doc__, trials=(64, 3), rounds=(3, 1)), arguments)
+    options.data.mkdir(parents=True, exist_ok=True)
+    directory = Path(mkdtemp(dir=options.data))
+    keep_compiled(options.data)
+    session.start(cpus=CPUS)
+    try:
+        ours(directory, 2)  # what Ray starts once for a cluster, and the driver's own imports
+        arms = {"ours": lambda: ours(directory, options.trials), "two of ours": lambda: ours(directory, 2)}
+        sweeps = interleaved(arms, options.rounds)
+        sweeps["Tune's default"] = [default(directory, options.trials)]
+    finally:
+        session.stop()
+        shutil.rmtree(directory)
+    report(options.out, sweeps, options.trials)
+
+
+def report(out: Path, sweeps: dict[str, list[Swept]], trials: int) -> None:
+    """Write tables and goals."""
+    mine, two, other = sweeps["ours"], sweeps["two of ours"], sweeps["Tune's default"][0]
+    pairs = list(zip(mine, two, strict=True))
+    more = [1000 * (many.cpu - few.cpu) / (trials - 2) for many, few in pairs]
+    clock = [1000 * (many.seconds - few.seconds) / (trials - 2) for many, few in pairs]
+    rows = [
+        [name, spread([one.seconds for one in found]), spread([one.cpu for one in found])]
+        for name, found in sweeps.items()
+    ]
+    rows.append(["one more trial of ours, milliseconds", spread(clock), spread(more)])
+    head = [f"{trials} trials that do nothing", "seconds: median (lowest..highest)", "CPU-seconds of all processes"]
+    goals = [
+        Goal("times the seconds that Tune's default takes", other.seconds / median([one.seconds for one in mine]), 10),
+        Goal("times the CPU-seconds that Tune's default takes", other.cpu / median([one.cpu for one in mine]), 10),
+        Goal("CPU-milliseconds for one more trial", median(more), 20, at_least=False),
+    ]
+    rounds = {name: [asdict(one) for one in found] for name, found in sweeps.items()}
+    loaded = f"Load of the machine at the end: {os.getloadavg()[0]:.1f}."
+    save(NAME, out, {"rounds": rounds, "more": {"seconds": clock, "cpu": more}}, [table(head, rows), loaded], goals)
+
+
+if __name__ == "__main__":
+    main()
