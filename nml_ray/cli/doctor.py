@@ -117,7 +117,7 @@ def _machine_lines(found: "Examination") -> Iterator[str]:
 
 
 def _job_lines(job: str, rates: "Rates", work: "Work", verdict: "Verdict") -> Iterator[str]:
-    arms = 1 if work.sweep else work.arms_per_worker
+    arms = work.arms_per_worker
     yield (
         f"job {job}: {rates.workers} worker(s) of {rates.threads} computing and {rates.decode_threads} decoding "
         f"thread(s), {arms} arm(s) each"

@@ -18,7 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
-from nml_ray.pretrain.capacity import Need, Node, Workers, refuse_too_few, room
+from nml_ray.pretrain.capacity import Need, Node, Workers, refuse_too_few, room, trials_at_once
 from nml_ray.pretrain.failure import outcomes_of, train_or_tell
 from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name, progress_of
 
@@ -54,6 +54,16 @@ def refuse_or_await(need: Need, workers: Workers, minutes: float) -> Sequence[No
         request_resources(bundles=[])
     refuse_too_few(nodes, need, workers)
     return nodes
+
+
+def runs_at_once(plan: GroupPlan, workers: Workers, wait_minutes: float = 0) -> int:
+    """How many runs like the plan's the cluster has room for, side by side.
+
+    Raises:
+        UserError: none, after `wait_minutes`.
+    """
+    need = need_of(plan)
+    return trials_at_once(refuse_or_await(need, workers, wait_minutes), need, workers)
 
 
 def train_on_ray(plan: GroupPlan, workers: Workers, storage: str, wait_minutes: float = 0) -> list[ArmOutcome]:

@@ -47,9 +47,11 @@ class RunSettings(Settings):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where pre-training and extraction compute; under Ray each worker takes one GPU for `cuda`."""
     arms: Literal["shared", "sweep"] = "shared"
-    """`shared`: arms share workers and one decoded image stream; `sweep`: each arm and seed is a Ray Tune trial."""
+    """`shared`: arms share workers and one decoded image stream, one seed after the other; `sweep`: each arm and seed
+    is a Ray Tune trial, as many at once as the cluster has room for."""
     arms_per_worker: Count | None = None
-    """Noise arms that share a worker; all of a seed's when left out."""
+    """Noise arms of a seed that share a worker; when left out all (`shared`), or one (`sweep`). A seed's other arms are
+    trained side by side with them where the cluster has room, as trials of Ray Tune, otherwise after them."""
     decode_threads: Count = 1
     """Threads of each worker that decode images, beside those that compute."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
@@ -127,9 +129,14 @@ class RunSettings(Settings):
         """The most workers that a pre-training run takes."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
+    @property
+    def arms_together(self) -> int | None:
+        """The most arms that share a worker; None for all of a seed's."""
+        return self.arms_per_worker or (1 if self.arms == "sweep" else None)
+
     @model_validator(mode="after")
     def _can_go_back(self) -> Self:
-        if self.keep_checkpoints < 2 and self.arms == "shared" and self.arms_per_worker != 1:
+        if self.keep_checkpoints < 2 and self.arms_together != 1:
             words = "arms that share a worker may be a checkpoint apart when it is killed: keep at least 2"
             raise Misplaced(f"{words}, or set arms_per_worker: 1", "keep_checkpoints")
         return self

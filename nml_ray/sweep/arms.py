@@ -1,4 +1,4 @@
-"""The noise-ratio sweep: each arm is a Ray Tune trial, and each trial a Ray Train run of its own."""
+"""Groups of arms spread over the cluster: each is a Ray Tune trial, and each trial a Ray Train run of its own."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nml_ray.config.errors import UserError
-from nml_ray.pretrain.capacity import Workers, trials_at_once
+from nml_ray.pretrain.capacity import Workers
 from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name
-from nml_ray.pretrain.trainer import need_of, refuse_or_await, train_on_ray
+from nml_ray.pretrain.trainer import runs_at_once, train_on_ray
 from nml_ray.storage.atomic import write_json
 from nml_ray.sweep.trials import Trial, TrialsFailed
 from nml_ray.sweep.tune import run_trials
@@ -30,8 +30,7 @@ def train_as_trials(
     Raises:
         UserError: a trial fits nowhere; or, after the outcomes, a mistake of the user's that one ran into.
     """
-    need = need_of(plans[0])
-    at_once = trials_at_once(refuse_or_await(need, workers, wait_minutes), need, workers)
+    at_once = runs_at_once(plans[0], workers, wait_minutes)
     shared = {"workers": asdict(workers), "storage": storage}
     trials = [Trial(attempt_name(plan), "", {"plan": plan.carried(), **shared}) for plan in plans]
     reasons: dict[str, str] = {}

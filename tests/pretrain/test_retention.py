@@ -188,3 +188,5 @@ def test_arms_that_share_a_worker_keep_two(tmp_path):
         RunSettings(keep_checkpoints=1)
     assert RunSettings(keep_checkpoints=1, arms_per_worker=1).keep_checkpoints == 1
     assert RunSettings(keep_checkpoints=1, arms="sweep").keep_checkpoints == 1
+    with pytest.raises(ValidationError, match="keep at least 2"):
+        RunSettings(keep_checkpoints=1, arms="sweep", arms_per_worker=2)

@@ -203,7 +203,7 @@ def _pretraining(
     assert found.data is not None
     form, run = _form(job), job.run
     arms = _arms(job)
-    together = 1 if run.arms == "sweep" else min(arms, run.arms_per_worker or arms)
+    together = min(arms, run.arms_together or arms)
     disk = found.disks[-1]
     read_random = images.random_read_rate(dataset, run.decode_threads, seconds / 12)
     counts = sorted({*thread_counts(whole_cores()), run.decode_threads})

@@ -23,7 +23,7 @@ class Work:
         arms_per_worker: arms that share one stream of decoded images.
         microbatches: of a batch: the most workers that a run can use.
         bytes: of the data set.
-        sweep: arms are trials of their own, as many at once as the cores allow.
+        sweep: arms of all seeds are trials, as many at once as the cores allow; otherwise seeds follow each other.
         order: `full` or `lanes`.
     """
 
@@ -145,12 +145,11 @@ def at_once(rates: Rates, work: Work) -> int:
 
 
 def trials_at_once(rates: Rates, work: Work) -> int:
-    """Runs side by side: one, or as many trials of a sweep as the reserved cores allow."""
-    if not work.sweep:
-        return 1
+    """Runs side by side: groups of a seed's arms, in a sweep of all seeds', as many as the reserved cores allow."""
+    runs = -(-work.arms // work.arms_per_worker) * (work.seeds if work.sweep else 1)
     reserved = rates.workers * (rates.threads + rates.decode_threads)
-    fitting = min(rates.cores // reserved, rates.gpus // rates.workers if rates.gpus else work.arms * work.seeds)
-    return max(1, min(work.arms * work.seeds, int(fitting)))
+    fitting = min(rates.cores // reserved, rates.gpus // rates.workers if rates.gpus else runs)
+    return max(1, min(runs, int(fitting)))
 
 
 def images_of(rates: Rates, work: Work) -> float:
@@ -160,9 +159,9 @@ def images_of(rates: Rates, work: Work) -> float:
 
 def hours_of(rates: Rates, work: Work) -> float:
     """Hours of all pre-training: the first epoch of the first run may read from a cold disk."""
-    shared = 1 if work.sweep else work.arms_per_worker
-    runs = work.seeds * -(-work.arms // shared)
-    passes = -(-runs // trials_at_once(rates, work))
+    groups = -(-work.arms // work.arms_per_worker)
+    beside, after = (groups * work.seeds, 1) if work.sweep else (groups, work.seeds)
+    passes = after * -(-beside // trials_at_once(rates, work))
     seconds = passes * work.images / images_of(rates, work)
     cold = rates.workers * min(limits_of(rates, work, first_epoch=True).values())
     epoch = work.images / work.epochs
@@ -237,11 +236,15 @@ def _worker_changes(rates: Rates, work: Work) -> Iterator[tuple[str, tuple[Rates
     workers = min(work.microbatches, int(rates.cores // each), rates.gpus or work.microbatches)
     if workers > rates.workers and not work.sweep:
         yield f"run.workers={workers} (now {rates.workers})", (replace(rates, workers=workers), work)
-    shared = 1 if work.sweep else work.arms_per_worker
+    shared = work.arms_per_worker
     one = at(rates.compute, rates.threads)
-    if not work.sweep and work.arms * work.seeds > 1 and trials_at_once(rates, replace(work, sweep=True)) > 1:
+    if (
+        not work.sweep
+        and work.arms * work.seeds > 1
+        and trials_at_once(rates, replace(work, sweep=True, arms_per_worker=1)) > 1
+    ):
         alone = replace(rates, compute_arms=one)
-        yield "run.arms=sweep: arms as trials side by side", (alone, replace(work, sweep=True))
+        yield "run.arms=sweep: arms as trials side by side", (alone, replace(work, sweep=True, arms_per_worker=1))
     if shared < work.arms:
         together = replace(rates, compute_arms=rates.compute_arms * shared / work.arms)
         words = f"all {work.arms} arms on one stream of images (run.arms=shared, run.arms_per_worker={work.arms})"
@@ -252,7 +255,7 @@ def _reason(name: str, limits: Mapping[str, float], rates: Rates, work: Work) ->
     rate = limits[name]
     others = sorted((value, part) for part, value in limits.items() if part != name)
     after = f"; next is {others[0][1]} at {others[0][0]:,.0f}" if others else ""
-    arms = 1 if work.sweep else work.arms_per_worker
+    arms = work.arms_per_worker
     if name == "cores":
         decode, compute = 1 / at(rates.decode, 1), 0 if rates.gpus else rates.threads / rates.compute_arms
         return (

@@ -4,21 +4,26 @@ import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nml_ray.config.errors import UserError
 from nml_ray.pretrain.arrival import forget, resumable
 from nml_ray.pretrain.best import BEST
 from nml_ray.pretrain.capacity import Workers
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.resume import FOLDER, companies
+from nml_ray.storage.artifact import Attempt
 from nml_ray.storage.digest import canonical_json
-from nml_ray.study.job import VALIDATION
+from nml_ray.study.job import VALIDATION, RunSettings
 from nml_ray.study.task import Context, Task
 
 
 def run(tasks: Sequence[Task], context: Context) -> None:
-    """Train the arms, at most `arms_per_worker` of them in one worker, and finish each as an artifact of its own."""
+    """Train the arms, at most `arms_per_worker` of them in one worker, and finish each as an artifact of its own.
+
+    What keeps one arm from its end is raised once the others have come to theirs.
+    """
     by_name = {task.stage.name: task for task in tasks}
-    plans = [group_plan(group, context) for group in _groups(tasks, context)]
-    failed, traces = list[str](), list[str]()
+    plans = [group_plan(group, context) for group in groups_of(tasks, context.run)]
+    failed, traces, unfinished = list[str](), list[str](), list[Exception]()
     for outcome in _train(plans, context):
         task = by_name[outcome.name]
         if outcome.error:
@@ -26,28 +31,50 @@ def run(tasks: Sequence[Task], context: Context) -> None:
             failed.append(f"{outcome.name}: {outcome.error}")
             traces += [outcome.trace] if outcome.trace else []
             continue
-        task.attempt.finish(**outcome.facts)
-        for attempt in (task.attempt.path, *task.attempt.earlier):
-            shutil.rmtree(attempt / FOLDER, ignore_errors=True)
-        for attempt in task.attempt.earlier:  # the last one has its own link to the best
-            shutil.rmtree(attempt / BEST, ignore_errors=True)
-        forget(task.attempt)
+        try:
+            _finish(task.attempt, outcome)
+        except Exception as error:
+            failed.append(f"{outcome.name}: {error}")
+            unfinished.append(error)
+    for mistake in unfinished:
+        if isinstance(mistake, UserError):
+            raise mistake
     if failed:
-        error = RuntimeError("; ".join(failed))
+        failure = RuntimeError("; ".join(failed))
         for trace in dict.fromkeys(traces):
-            error.add_note(f"In a worker:\n{trace}")
-        raise error
+            failure.add_note(f"In a worker:\n{trace}")
+        raise failure from next(iter(unfinished), None)
 
 
-def _groups(tasks: Sequence[Task], context: Context) -> list[Sequence[Task]]:
-    """Arms that share a worker: as many as wanted, of one seed, and able to go on from one step."""
-    size = 1 if context.run.arms == "sweep" else context.run.arms_per_worker or len(tasks)
-    steps = [set(resumable([task.attempt.path, *task.attempt.earlier])) for task in tasks]
+def _finish(attempt: Attempt, outcome: ArmOutcome) -> None:
+    attempt.finish(**outcome.facts)
+    for path in (attempt.path, *attempt.earlier):
+        shutil.rmtree(path / FOLDER, ignore_errors=True)
+    for path in attempt.earlier:  # the last one has its own link to the best
+        shutil.rmtree(path / BEST, ignore_errors=True)
+    forget(attempt)
+
+
+def groups_of(tasks: Sequence[Task], run: RunSettings) -> list[Sequence[Task]]:
+    """Arms that share a worker: as many as wanted, of one seed and recipe, and able to go on from one step."""
+    alike: dict[str, list[Task]] = {}
+    for task in tasks:
+        alike.setdefault(_but_noise(task), []).append(task)
     groups: list[Sequence[Task]] = []
-    for company in companies(steps):
-        members = [tasks[number] for number in company]
-        groups += [members[first : first + size] for first in range(0, len(members), size)]
+    for some in alike.values():
+        size = run.arms_together or len(some)
+        steps = [set(resumable([task.attempt.path, *task.attempt.earlier])) for task in some]
+        for company in companies(steps):
+            members = [some[number] for number in company]
+            groups += [members[first : first + size] for first in range(0, len(members), size)]
     return groups
+
+
+def _but_noise(task: Task) -> str:
+    """What arms that share a worker have in common."""
+    settings = {name: value for name, value in task.stage.settings.items() if name != "noise"}
+    inputs = {role: str(artifact.path) for role, artifact in task.inputs.items() if role != "labels"}
+    return canonical_json({"settings": settings, "inputs": inputs})
 
 
 def group_plan(tasks: Sequence[Task], context: Context) -> GroupPlan:
@@ -108,13 +135,26 @@ def _train(plans: Sequence[GroupPlan], context: Context) -> Iterable[ArmOutcome]
     context.start_ray()
     run, storage = context.run, str(context.store.root / "ray")
     workers = Workers(run.least_workers, run.most_workers)
-    if run.arms == "sweep":
+    if are_trials(plans, run, workers):
         from nml_ray.sweep.arms import train_as_trials
 
         return train_as_trials(plans, workers, storage, run.wait_minutes)
     from nml_ray.pretrain.trainer import train_on_ray
 
     return (outcome for plan in plans for outcome in train_on_ray(plan, workers, storage, run.wait_minutes))
+
+
+def are_trials(plans: Sequence[GroupPlan], run: RunSettings, workers: Workers) -> bool:
+    """Whether each group is a trial of Ray Tune's; otherwise they are trained one after the other.
+
+    Raises:
+        UserError: the cluster has no room for one.
+    """
+    from nml_ray.pretrain import trainer
+
+    if run.arms == "sweep":
+        return True
+    return len(plans) > 1 and trainer.runs_at_once(plans[0], workers, run.wait_minutes) > 1
 
 
 def _train_inline(plan: GroupPlan) -> list[ArmOutcome]:
