@@ -4,6 +4,7 @@ worker's own error that would come again, with code 1."""
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_a_mistake_in_a_trial_is_the_users_too(job):
 @pytest.mark.usefixtures("shared_ray")
 def test_an_error_that_would_come_again_ends_the_run_once(make_plan, tmp_path):
     """BatchNorm refuses a single image whose map is of one pixel; a job is refused before, here nobody asks."""
-    plan = make_plan(microbatch=1)
+    plan = replace(make_plan(microbatch=1), decode_threads=1)  # the shared Ray has 2 CPUs
     outcomes = train_on_ray(plan, Workers(), str(tmp_path / "ray"))
     assert [outcome.name for outcome in outcomes] == [arm.name for arm in plan.arms]
     for outcome in outcomes:
