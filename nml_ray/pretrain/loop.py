@@ -21,13 +21,14 @@ from nml_ray.data.loader import Loader, LoaderPlan, Microbatch
 from nml_ray.data.schedule import Schedule
 from nml_ray.models.transfer import Readback
 from nml_ray.pretrain.arm import ArmFailed, BaseArm
-from nml_ray.pretrain.arrival import arrive, bring_start, resumable
+from nml_ray.pretrain.arrival import arrive, bring_start
 from nml_ray.pretrain.best import BEST, best_epoch, settle_best
 from nml_ray.pretrain.checkpoint import Memory, Snapshot, restore
 from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve, finite
 from nml_ray.pretrain.device import steps_ahead, training_device
+from nml_ray.pretrain.ending import agreed_start, tell_end
 from nml_ray.pretrain.feeding import FeedingLog, set_replayed_aside
 from nml_ray.pretrain.hardware import utilisation_of
 from nml_ray.pretrain.inputs import Fed, Inputs
@@ -35,7 +36,7 @@ from nml_ray.pretrain.objectives import objective_of
 from nml_ray.pretrain.pace import Pace
 from nml_ray.pretrain.plan import ArmOutcome, ArmPlan, GroupPlan
 from nml_ray.pretrain.publisher import Publisher
-from nml_ray.pretrain.resume import checkpoint_name, checkpoints, latest_common
+from nml_ray.pretrain.resume import checkpoint_name, checkpoints
 from nml_ray.pretrain.schedule import learning_rate
 from nml_ray.pretrain.telemetry import Telemetry, write_curves
 from nml_ray.pretrain.trackers import open_trackers
@@ -75,7 +76,8 @@ def train_group(
     """Train every arm of a group to its end, from the last checkpoint that all of them have.
 
     `report(done, total, unit)` is told how far the run is. `wanted`, where there is one, is asked after each step
-    whether a checkpoint is to be made now. An arm whose loss is not finite ends alone.
+    whether a checkpoint is to be made now. An arm whose loss is not finite ends alone, and stays ended when the workers
+    of its attempt are started again.
     """
     torch.set_num_threads(plan.threads)
     arrive(plan)
@@ -138,6 +140,8 @@ class _Run:
     def train(self) -> None:
         """All steps from the resumed one on, then the exported encoders."""
         start = self._resume()
+        if all(running.error for running in self.arms):
+            return
         attempts = [running.attempt for running in self.arms]
         labels = [running.logged for running in self.arms]
         log = FeedingLog(attempts, self.world.rank, self.loader.dataset.key, labels)
@@ -202,27 +206,33 @@ class _Run:
     def _settle_best(self) -> None:
         """Only the best checkpoint that the curves know of is to be in the attempts."""
         for running, arm in zip(self.arms, self.plan.arms, strict=True) if self.world.rank == 0 else ():
+            if running.error:
+                continue  # its curves may not be known
             step = self._best_step(running)
             settle_best(running.attempt, [Path(path) for path in arm.earlier], checkpoint_name(step) if step else "")
 
     def _resume(self) -> int:
         attempts = [[Path(arm.attempt), *map(Path, arm.earlier)] for arm in self.plan.arms]
-        step = self._agreed(latest_common([resumable(own) for own in attempts]))
-        for own in attempts:
-            bring_start(own, step, self.world.rank)
-        for running, own in zip(self.arms, attempts, strict=True) if step else ():
+        step, ends = agreed_start(attempts, self.world)
+        for running, own, end in zip(self.arms, attempts, ends, strict=True):
+            running.error = end
+            if not all(ends):
+                bring_start(own, step, self.world.rank)
+        going = [(running, own) for running, own in zip(self.arms, attempts, strict=True) if not running.error]
+        for running, own in going if step else ():
             state = restore(running.arm, checkpoints(own)[step])
             running.curves, running.lineage = state["curves"], state["lineage"]
             self.undecodable = state["undecodable"]
-        for running in self.arms:
+        for running, _ in going:
             begun = {"attempt": running.attempt.name, "from_step": step, "workers": self.world.size}
             running.lineage = [*running.lineage, begun]
         return step
 
-    def _agreed(self, step: int) -> int:
-        """Rank 0's step: an orphan of a killed run may commit another between the looks of two workers."""
-        said = torch.tensor([step if self.world.rank == 0 else 0])
-        return int(self.world.sum_(said).item())
+    def _end(self, running: RunningArm, step: int, failure: ArmFailed) -> None:
+        """An arm has ended in a step; all workers find the same."""
+        running.error = str(failure)
+        if self.world.rank == 0:
+            tell_end(running.attempt, step, running.error)
 
     def _give(self, step: int, microbatches: Sequence[Microbatch]) -> None:
         """Have every arm that goes on take a step."""
@@ -245,7 +255,7 @@ class _Run:
         try:
             return running.arm.begin_update(self.world, rate)
         except ArmFailed as failure:
-            running.error = str(failure)
+            self._end(running, step, failure)
             return None
 
     def _take(self, telemetry: Telemetry, left: int) -> None:
@@ -259,7 +269,7 @@ class _Run:
                     try:
                         loss, weight = running.arm.end_update(numbers)
                     except ArmFailed as failure:
-                        running.error = str(failure)
+                        self._end(running, given.step, failure)
                 losses.append(loss)
             self._count_undecodable(given.step, weight)
             if self.world.rank == 0:
