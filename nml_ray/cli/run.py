@@ -26,6 +26,7 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
       nml-ray run my.yaml --until extract --storage /data/runs
       nml-ray run demo --inline --set pretrain.epochs=1
     """
+    from nml_ray.study.device_check import refuse_device
     from nml_ray.study.encoder_names import refuse_encoders
     from nml_ray.study.execute import execute, plan_job, set_threads
     from nml_ray.study.feed import refuse_feed
@@ -34,7 +35,9 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
     settings, document = read_job_of(job, assignments, storage)
     set_threads(settings, inline)
     if settings.sweep is None:  # a trial that cannot be run is named, and leaves the others alone
-        refuse_encoders(settings, document, plan_job(settings, target)[1])
+        planned = plan_job(settings, target)[1]
+        refuse_device(settings, document, planned)
+        refuse_encoders(settings, document, planned)
         refuse_feed(settings, document, target)
     try:
         done = execute(settings, display(), target=target, inline=inline)
