@@ -4,10 +4,12 @@ Before a resize the Train controller leaves word in the attempt, on the object s
 waits for the checkpoint.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
 
 from nml_ray.pretrain.arrival import resumable
+from nml_ray.pretrain.ending import end_of
 from nml_ray.storage.atomic import read_json, write_json
 from nml_ray.storage.twin import tell, told, twin_of
 
@@ -38,26 +40,24 @@ def is_asked(attempt: Path) -> bool:
     return bool(said and said["wanted"])
 
 
-def newest(attempt: Path) -> int:
-    """The step of the newest checkpoint that the attempt's workers could go on from, wherever they run; 0 for none."""
-    return max(resumable([attempt]), default=0)
+def newest(attempts: Sequence[Path]) -> int:
+    """The step of the newest checkpoint that the arms of a group could go on from together, wherever they run; 0 for
+    none. `attempts` are the arms' own; those that have ended alone do not count."""
+    return min((max(resumable([attempt]), default=0) for attempt in attempts if not end_of(attempt)), default=0)
 
 
-def ask(first: Path, last: Path, seconds: float) -> bool:
-    """Have the workers of a running group make a checkpoint, and wait for it; False where none came in time.
-
-    `first` and `last` are the attempts of the group's first and last arm, which are committed in this order.
-    """
-    before, until = newest(last), monotonic() + seconds
-    poll = POLL_REMOTE if twin_of(last) else POLL_SECONDS
-    _say(first, True)
+def ask(attempts: Sequence[Path], seconds: float) -> bool:
+    """Have the workers of a running group make a checkpoint, and wait for it; False where none came in time."""
+    before, until = newest(attempts), monotonic() + seconds
+    poll = POLL_REMOTE if twin_of(attempts[0]) else POLL_SECONDS
+    _say(attempts[0], True)
     try:
-        while newest(last) == before:
+        while newest(attempts) <= before:
             if monotonic() >= until:
                 return False
             sleep(poll)
     finally:
-        _say(first, False)
+        _say(attempts[0], False)
     return True
 
 

@@ -6,6 +6,7 @@ workers as before.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ray.train import WorkerGroupError
@@ -28,13 +29,13 @@ class Steward(ControllerCallback):
     """Has a checkpoint made before a resize, and ends a run that gets nowhere.
 
     Args:
-        first, last: attempts of the group's first and last arm.
+        attempts: of the group's arms.
         deaths: of workers in a row, without a checkpoint between, that the run survives.
         patience: seconds without running workers after which it ends.
     """
 
-    def __init__(self, first: Path, last: Path, deaths: int, patience: float) -> None:
-        self._first, self._last, self._most, self._patience = first, last, deaths, patience
+    def __init__(self, attempts: Sequence[Path], deaths: int, patience: float) -> None:
+        self._attempts, self._most, self._patience = attempts, deaths, patience
         self._deaths, self._progress = 0, 0
         self._ran: float | None = None
 
@@ -44,7 +45,7 @@ class Steward(ControllerCallback):
             self._ran = None
             return
         if isinstance(current, ResizingState):
-            ask(self._first, self._last, ASK_SECONDS)
+            ask(self._attempts, ASK_SECONDS)
         if isinstance(current, RestartingState) and current is not previous:
             self._count(current.training_failed_error)
         if current is previous:  # the policy found too few nodes; it asks again at once
@@ -54,7 +55,7 @@ class Steward(ControllerCallback):
     def _count(self, error: Exception) -> None:
         if not isinstance(error, WorkerGroupError):
             return
-        reached = newest(self._last)
+        reached = newest(self._attempts)
         self._deaths = self._deaths + 1 if reached == self._progress else 1
         self._progress = reached
         if self._deaths > self._most:

@@ -122,8 +122,8 @@ def _failures(elastic: bool, wait_minutes: float) -> FailureConfig:
 def _steward(plan: GroupPlan, wait_minutes: float) -> Any:
     from nml_ray.pretrain.steward import Steward
 
-    first, last = Path(plan.arms[0].attempt), Path(plan.arms[-1].attempt)
-    return Steward(first, last, RETRIES, max(PATIENCE, 60 * wait_minutes))
+    attempts = [Path(arm.attempt) for arm in plan.arms]
+    return Steward(attempts, RETRIES, max(PATIENCE, 60 * wait_minutes))
 
 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:

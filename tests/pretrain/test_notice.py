@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nml_ray.pretrain.ending import tell_end
 from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.notice import Notice, ask, is_asked, newest
 from nml_ray.pretrain.pace import Pace
@@ -16,24 +17,29 @@ from nml_ray.storage.mirror import working_root
 from nml_ray.storage.twin import twin_of
 
 
-def test_a_group_is_asked_until_its_last_arm_has_a_checkpoint(tmp_path):
-    first, last = tmp_path / "arm" / "first", tmp_path / "arm" / "last"
-    (first / "checkpoints" / "step-000000004").mkdir(parents=True)
-    (last / "checkpoints").mkdir(parents=True)
+def test_a_group_is_asked_until_all_arms_that_go_on_have_a_checkpoint(tmp_path):
+    attempts = [tmp_path / "arm" / name for name in ("first", "second", "ended")]
+    first, second, ended = attempts
+    for attempt in attempts:
+        (attempt / "checkpoints").mkdir(parents=True)
+    (first / "checkpoints" / "step-000000004").mkdir()
+    tell_end(ended, 3, "loss is nan")
     heard = []
 
     def worker():
         notice = Notice(first)
         while not notice():
             pass
-        heard.append(newest(first))
-        (last / "checkpoints" / "step-000000007").mkdir()
+        heard.append(newest(attempts))
+        for attempt in (first, second):
+            (attempt / "checkpoints" / "step-000000007").mkdir()
 
     thread = threading.Thread(target=worker)
     thread.start()
-    assert ask(first, last, 60)
+    assert ask(attempts, 60)
     thread.join()
-    assert heard == [4] and newest(last) == 7
+    assert heard == [0]
+    assert newest(attempts) == 7
     assert not is_asked(first)
 
 
@@ -53,14 +59,14 @@ def test_a_worker_of_another_machine_is_asked_through_the_object_store(bucket, t
 
     thread = threading.Thread(target=worker)
     thread.start()
-    assert ask(attempt, attempt, 60)
+    assert ask([attempt], 60)
     thread.join()
-    assert newest(attempt) == newest(there) == 7
+    assert newest([attempt]) == newest([there]) == 7
     assert not is_asked(attempt)
 
 
 def test_no_checkpoint_in_time_is_told(tmp_path):
-    assert not ask(tmp_path, tmp_path, 0)
+    assert not ask([tmp_path], 0)
     assert not is_asked(tmp_path)
 
 

@@ -187,7 +187,9 @@ def test_a_lease_that_another_took_over_is_left_alone(machine, bucket):
     here = machine("here")
     taken = here.lease("pretrain", "d1")
     location = bucket.at("runs/pretrain/d1")
-    remote_lease._write(location, replace(remote_lease.holder(location), owner="other"))
+    holder = remote_lease.holder(location)
+    assert holder
+    remote_lease._write(location, replace(holder, owner="other"))
     taken.release()
     assert remote_lease.holder(location).owner == "other"
     assert not (here.directory("pretrain", "d1") / LEASE).exists()

@@ -1,10 +1,12 @@
 """Which arms share a worker, and which groups of them run side by side."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from nml_ray.pretrain.capacity import Workers
+from nml_ray.pretrain.plan import GroupPlan
 from nml_ray.storage.artifact import Artifact, Store
 from nml_ray.study.job import RunSettings
 from nml_ray.study.stage import Stage
@@ -68,4 +70,4 @@ def test_only_arms_of_one_seed_and_recipe_share_a_worker(tmp_path):
 )
 def test_groups_are_trials_where_the_cluster_has_room_for_more_than_one(monkeypatch, run, groups, at_once, trials):
     monkeypatch.setattr("nml_ray.pretrain.trainer.runs_at_once", lambda *args: at_once)
-    assert stage.are_trials([None] * groups, RunSettings(**run), Workers()) is trials
+    assert stage.are_trials([cast(GroupPlan, None)] * groups, RunSettings(**run), Workers()) is trials
