@@ -1,4 +1,8 @@
-"""The workers of a data-parallel run, as the training loop sees them."""
+"""The workers of a data-parallel run, as the training loop sees them.
+
+Every worker has the whole model. The place of sharded ones (FSDP2) is here and in `BaseArm.build`: the sum of the flat
+gradient becomes a reduce-scatter, and parameters are gathered before `forward`; nothing else meets the other workers.
+"""
 
 from dataclasses import dataclass
 
