@@ -19,13 +19,14 @@ def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: st
       nml-ray plan demo --set noise.ratios=[0,0.1,0.2,0.3]
       nml-ray plan my.yaml --until extract
     """
-    from nml_ray.study.device_check import NO_GPU, missing_device
     from nml_ray.study.encoder_names import refuse_encoders
     from nml_ray.study.execute import plan_job, store_of
     from nml_ray.study.feed import feed_of, mixing, training_data
+    from nml_ray.study.machine_check import NO_GPU, missing_device, refuse_trackers
 
     settings, document = read_job_of(job, assignments, storage)
     study, planned = plan_job(settings, target)
+    refuse_trackers(settings, document)
     refuse_encoders(settings, document, planned)
     data = training_data(study, planned, store_of(settings))
     feed = feed_of(settings, document, data) if data and settings.sweep is None else None

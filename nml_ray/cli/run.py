@@ -26,13 +26,14 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
       nml-ray run my.yaml --until extract --storage /data/runs
       nml-ray run demo --inline --set pretrain.epochs=1
     """
-    from nml_ray.study.device_check import refuse_device
     from nml_ray.study.encoder_names import refuse_encoders
     from nml_ray.study.execute import execute, plan_job, set_threads
     from nml_ray.study.feed import refuse_feed
+    from nml_ray.study.machine_check import refuse_device, refuse_trackers
     from nml_ray.study.progress import display
 
     settings, document = read_job_of(job, assignments, storage)
+    refuse_trackers(settings, document)
     set_threads(settings, inline)
     if settings.sweep is None:  # a trial that cannot be run is named, and leaves the others alone
         planned = plan_job(settings, target)[1]

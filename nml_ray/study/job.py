@@ -17,7 +17,7 @@ from nml_ray.features.config import ExtractSettings, GivenFeatures
 from nml_ray.heads.config import HeadsSettings
 from nml_ray.models.config import EncoderSettings
 from nml_ray.pretrain.config import PretrainSettings
-from nml_ray.pretrain.tracker_names import TrackerName, missing_tracker
+from nml_ray.pretrain.tracker_names import TrackerName
 from nml_ray.storage.location import locate
 from nml_ray.storage.shard_cache import DEFAULT_SIZE, size_of
 from nml_ray.study.sweep_check import check_sweep, text
@@ -92,13 +92,6 @@ class RunSettings(Settings):
         except UserError as error:
             raise ValueError(str(error)) from None
         return text
-
-    @field_validator("trackers")
-    @classmethod
-    def _are_installed(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
-        if missing := missing_tracker(names):
-            raise ValueError(missing)
-        return names
 
     @field_validator("workers", mode="before")
     @classmethod

@@ -18,7 +18,8 @@ from nml_ray.pretrain import telemetry, tracker_names
 from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.trackers import TensorBoard, open_trackers
 from nml_ray.pretrain.world import World
-from nml_ray.study.job import RunSettings
+from nml_ray.study.job import RunSettings, read_job
+from nml_ray.study.machine_check import refuse_trackers
 
 
 def events(directory: Path) -> list[Event]:
@@ -85,8 +86,11 @@ def without(*modules):
 @pytest.mark.parametrize(("name", "package"), [("mlflow", "mlflow-skinny"), ("wandb", "wandb")])
 def test_a_package_that_is_missing_is_named_before_anything_starts(tmp_path, monkeypatch, name, package):
     monkeypatch.setattr(tracker_names, "find_spec", without("mlflow", "wandb"))
-    with pytest.raises(ValueError, match=f"tracker '{name}' .* pip install {package}"):
-        RunSettings(trackers=("tensorboard", name))
+    path = tmp_path / "job.yaml"
+    path.write_text(f"name: a\ndata: {{icons: {{}}}}\npretrain: {{}}\nrun:\n  trackers: [tensorboard, {name}]\n")
+    job, document = read_job(path)  # a kept job can be read without them
+    with pytest.raises(UserError, match=f"job.yaml:5.* tracker '{name}' .* pip install {package}"):
+        refuse_trackers(job, document)
     with pytest.raises(UserError, match=f"pip install {package}"):
         open_trackers([name], "arm", tmp_path, 0)
     assert RunSettings().trackers == ("tensorboard",)

@@ -1,9 +1,10 @@
-"""A GPU that a job asks for and this machine lacks, found before anything starts."""
+"""What a job asks for and this machine lacks, a GPU or a package, found before anything starts."""
 
 from collections.abc import Mapping
 
 from nml_ray.config.document import Document
 from nml_ray.config.errors import UserError
+from nml_ray.pretrain.tracker_names import missing_tracker
 from nml_ray.study.job import Job
 from nml_ray.study.plan import Planned
 
@@ -34,3 +35,13 @@ def refuse_device(job: Job, document: Document, planned: Mapping[str, Planned]) 
     """
     if field := missing_device(job, planned):
         raise UserError(NO_GPU, where=document.where(("run", field)), expected=f"run.{field}: cpu")
+
+
+def refuse_trackers(job: Job, document: Document) -> None:
+    """Refuse trackers whose packages this machine lacks; to read what was trained, none is needed.
+
+    Raises:
+        UserError: at their place in the job file.
+    """
+    if job.pretrain and (missing := missing_tracker(job.run.trackers)):
+        raise UserError(missing, where=document.where(("run", "trackers")))
