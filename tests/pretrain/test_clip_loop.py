@@ -20,20 +20,15 @@ from nml_ray.data.shards import write_shards
 from nml_ray.models.clip import load_pair
 from nml_ray.models.encoder import load_encoder
 from nml_ray.pretrain.audit import AuditedRun, audit_run
-from nml_ray.pretrain.loop import train_group
-from nml_ray.pretrain.world import World
 from nml_ray.storage.artifact import Attempt
 from tests.pretrain.conftest import CLASSES, WORDS, tiny_samples
+from tests.pretrain.killed_loop import Killed, train
 from tests.pretrain.test_workers import fed
 from tests.pretrain.test_workers import train as train_on_workers
 
 pytestmark = pytest.mark.long
 
 ZERO_SHOT = {"templates": ["{}", "{} in room 3"], "names": dict(zip(CLASSES, WORDS, strict=True))}
-
-
-class Killed(Exception):
-    """Stands for the process's death at a chosen point of the loop."""
 
 
 @pytest.fixture
@@ -46,14 +41,6 @@ def make_clip(make_plan, tiny_data):
         return replace(plan, zero_shot=str(tiny_data))
 
     return make
-
-
-def train(plan, until_images=None):
-    def report(done, total, unit):
-        if until_images is not None and done >= until_images:
-            raise Killed
-
-    return train_group(plan, World(), report)
 
 
 def weights(plan, number):

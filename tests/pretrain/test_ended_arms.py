@@ -10,26 +10,13 @@ from safetensors.numpy import load_file
 from torch.nn import init
 
 from nml_ray.pretrain.arm import BaseArm
-from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.plan import GroupPlan
 from nml_ray.pretrain.resume import committed, step_of
-from nml_ray.pretrain.world import World
 from nml_ray.storage.mirror import working_root
+from tests.pretrain.killed_loop import Killed, train
 from tests.pretrain.test_workers import train as train_on_workers
 
 pytestmark = pytest.mark.long
-
-
-class Killed(Exception):
-    """Stands for the process's death at a chosen point of the loop."""
-
-
-def train(plan, until_images=None):
-    def report(done, total, unit):
-        if until_images is not None and done >= until_images:
-            raise Killed
-
-    return train_group(plan, World(), report)
 
 
 def steps_of(plan, number):

@@ -16,23 +16,11 @@ from nml_ray.data.dataset import Dataset
 from nml_ray.data.labels import noise_ledger
 from nml_ray.data.shards import write_shards
 from nml_ray.pretrain.arm import Arm
-from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.world import World
 from tests.pretrain.conftest import CLASSES, tiny_samples
+from tests.pretrain.killed_loop import Killed, train
 
 pytestmark = pytest.mark.long
-
-
-class Killed(Exception):
-    """Stands for the process's death at a chosen point of the loop."""
-
-
-def train(plan, until_images=None):
-    def report(done, total, unit):
-        if until_images is not None and done >= until_images:
-            raise Killed
-
-    return train_group(plan, World(), report)
 
 
 def weights(plan, number):

@@ -13,25 +13,13 @@ from safetensors.numpy import load_file
 
 from nml_ray.pretrain import best, pace
 from nml_ray.pretrain.best import best_epoch, keep_best, settle_best
-from nml_ray.pretrain.loop import train_group
 from nml_ray.pretrain.pace import Pace
 from nml_ray.pretrain.world import World
 from nml_ray.study.job import RunSettings
+from tests.pretrain.killed_loop import Killed, train
 from tests.pretrain.test_workers import train as train_on_workers
 
 pytestmark = pytest.mark.long
-
-
-class Killed(Exception):
-    """Stands for the process's death at a chosen point of the loop."""
-
-
-def train(plan, until_images=None):
-    def report(done, total, unit):
-        if until_images is not None and done >= until_images:
-            raise Killed
-
-    return train_group(plan, World(), report)
 
 
 def names(directory: Path) -> list[str]:
