@@ -130,6 +130,8 @@ def join(address: str) -> None:
     """
     global _joined
     with _lock:
+        if _joined:
+            return
         _set_environment()
         _set_token_mode()
         logging.getLogger("ray").setLevel(logging.ERROR)

@@ -27,6 +27,7 @@ LIGHT = (  # beginnings of module paths
     *(
         "config",
         "storage",
+        "cluster",
         "cli",
         "session",
         "reaper",

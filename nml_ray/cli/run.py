@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nml_ray.cli.options import job_options, read_job_of
+from nml_ray.config.errors import UserError
 
 if TYPE_CHECKING:
     from nml_ray.study.execute import Run
@@ -14,7 +15,13 @@ if TYPE_CHECKING:
 @job_options
 @click.option("--until", "target", metavar="STAGE", default="", help="Stop at a stage or a kind of stage.")
 @click.option("--inline", is_flag=True, help="Run in this process, without Ray, to the same bits.")
-def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str, inline: bool) -> int:
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    default="",
+    help="Run on a Ray that is running, with this process as the driver; `auto` for the one of this machine.",
+)
+def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str, inline: bool, address: str) -> int:
     """Run a job on this machine; what exists already is not made again.
 
     JOB is a file, or the name of a job that ships with nml-ray.
@@ -26,6 +33,8 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
       nml-ray run my.yaml --until extract --storage /data/runs
       nml-ray run demo --inline --set pretrain.epochs=1
     """
+    if inline and address:
+        raise UserError("--inline runs without Ray", where="--address", expected="one of the two")
     from nml_ray.study.encoder_names import refuse_encoders
     from nml_ray.study.execute import execute, plan_job, set_threads
     from nml_ray.study.feed import refuse_feed
@@ -41,7 +50,7 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
         refuse_encoders(settings, document, planned)
         refuse_feed(settings, document, target)
     try:
-        done = execute(settings, display(), target=target, inline=inline)
+        done = execute(settings, display(), target=target, inline=inline, address=address)
         if done.outcome.failures:
             _save_logs(done)
     finally:

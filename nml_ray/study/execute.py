@@ -143,7 +143,7 @@ def _expanded(job: Job) -> Study:
     return first_round(job)
 
 
-def execute(job: Job, display: Display, *, target: str = "", inline: bool = False) -> Run:
+def execute(job: Job, display: Display, *, target: str = "", inline: bool = False, address: str = "") -> Run:
     """Make what the job lacks and leave its directory behind.
 
     Args:
@@ -151,6 +151,7 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
         display: where the run shows itself.
         target: a stage or a kind to stop at.
         inline: in this process, without Ray.
+        address: of a Ray that is running, to run on that; see `session.join`.
 
     Raises:
         UserError: the job's data or settings turn out to be wrong.
@@ -162,7 +163,7 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
     write_job(job, directory)
     tell(directory / JOB)
     set_threads(job, inline)
-    context = Context(store_of(job), inline, job.threads, job.run, lambda: _start_ray(job))
+    context = Context(store_of(job), inline, job.threads, job.run, lambda: _start_ray(job, address))
     if known is None:
         done = _run_sweep(job, context, display, directory)
     else:
@@ -211,9 +212,12 @@ def write_job(job: Job, directory: Path) -> None:
     write_bytes(directory / JOB, text.encode())
 
 
-def _start_ray(job: Job) -> None:
+def _start_ray(job: Job, address: str) -> None:
     from nml_ray import session
 
+    if address:
+        session.join(address)
+        return
     session.start(max(job.run.cpus or session.available_cpus(), job.least_cpus()))
 
 

@@ -1,0 +1,108 @@
+"""What a submission leaves on storage, readable when its cluster is gone.
+
+<storage>/submissions/<id>/submission.json     what was submitted
+<storage>/submissions/<id>/job.yaml            the job as it was understood
+<storage>/submissions/<id>/status.json         state, heartbeat, exit code, the stage at work (see supervisor.py)
+<storage>/submissions/<id>/driver/000001.log   the driver's output, in parts: an object store cannot append
+<storage>/submissions/<id>/nodes/<node>/...    logs of Ray's processes, and resources.jsonl
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nml_ray.config.errors import UserError
+from nml_ray.storage import remote
+from nml_ray.storage.atomic import json_bytes, write_bytes
+from nml_ray.storage.location import Location, locate
+from nml_ray.storage.patience import Patience
+
+SUBMISSIONS = "submissions"
+SUBMISSION, STATUS, JOB = "submission.json", "status.json", "job.yaml"
+DRIVER, NODES = "driver", "nodes"
+
+
+@dataclass(frozen=True)
+class Record:
+    """The files of one submission, by name below `location`; names have forward slashes."""
+
+    location: Location
+
+    def at(self, name: str) -> Location:
+        """Where a file of it lies."""
+        at = self.location
+        for part in name.split("/"):
+            at /= part
+        return at
+
+    def write(self, name: str, data: bytes, patience: Patience | None = None) -> None:
+        """Write a file whole; what was there is replaced at once.
+
+        Raises:
+            UserError: the storage refuses or cannot be reached.
+        """
+        at = self.at(name)
+        if at.remote:
+            remote.write(data, at, patience)
+            return
+        try:
+            at.local.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(at.local, data, durable=False)
+        except OSError as error:
+            raise UserError(f"cannot be written ({error.strerror})", where=str(at)) from None
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write plain data as a JSON file."""
+        self.write(name, json_bytes(data))
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a file; None where there is none.
+
+        Raises:
+            UserError: the storage refuses or cannot be reached.
+        """
+        at = self.at(name)
+        try:
+            return remote.read(at) if at.remote else at.local.read_bytes()
+        except (remote.NotThere, FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(f"cannot be read ({error.strerror})", where=str(at)) from None
+
+    def read_json(self, name: str) -> Any:
+        """The data of a JSON file; None where there is none."""
+        data = self.read(name)
+        return None if data is None else json.loads(data)
+
+    def names(self, folder: str) -> list[str]:
+        """The files right below a folder, by name, sorted; none where there is no such folder."""
+        at = self.at(folder)
+        if at.remote:
+            return remote.names(at)
+        return sorted(os.listdir(at.local)) if at.local.is_dir() else []
+
+    def parts(self, folder: str) -> Iterator[bytes]:
+        """The parts of a log, in order."""
+        for name in self.names(folder):
+            yield self.read(f"{folder}/{name}") or b""
+
+
+def record_of(storage: str, id: str) -> Record:
+    """The record of a submission on a storage."""
+    location = locate(storage, "storage")
+    if not location.remote:
+        location = Location("", str(Path(location.path).absolute()))
+    return Record(location / SUBMISSIONS / id)
+
+
+def submissions_on(storage: str) -> list[str]:
+    """The ids of all submissions that a storage has, sorted.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    above = Record(locate(storage, "storage"))
+    return above.names(SUBMISSIONS)
