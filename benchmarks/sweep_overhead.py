@@ -6,20 +6,17 @@ One Ray with two CPUs, in which the two take turns; each is 64 trials whose func
 `sweep.tune.run_trials`: a few worker processes take one trial after the other. The other is a `Tuner` with its
 defaults, a new process for each trial, without output and loggers as ours is. It takes minutes, so once.
 
-One more trial costs what 64 take more than two, shared out. Beside the seconds on the clock stand the CPU-seconds of
-all of Ray's processes and this one: on a machine with other work they are what can be compared.
+One more trial costs what 64 take more than two, shared out. Seconds are those of the clock: Ray starts and ends
+processes beside a sweep's own, so that CPU-seconds of all of them say little.
 """
 
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
-
-import psutil
 
 from benchmarks.measure import Goal, interleaved, median, parsed, parser, save, spread, table
 from benchmarks.training import keep_compiled
@@ -30,15 +27,7 @@ NAME = "sweep_overhead"
 CPUS = 2
 
 
-@dataclass(frozen=True)
-class Swept:
-    """Seconds on the clock, and CPU-seconds of all processes, of a sweep."""
-
-    seconds: float
-    cpu: float
-
-
-def ours(directory: Path, trials: int) -> Swept:
+def ours(directory: Path, trials: int) -> float:
     """A sweep of ours."""
     from nml_ray.sweep.tune import run_trials
 
@@ -52,7 +41,7 @@ def ours(directory: Path, trials: int) -> Swept:
     return _timed(target, trials, lambda: run_trials(todo, work, name=target.name, storage=directory / "ray"))
 
 
-def default(directory: Path, trials: int) -> Swept:
+def default(directory: Path, trials: int) -> float:
     """A sweep of Tune's own."""
     from ray import tune
 
@@ -73,24 +62,12 @@ def default(directory: Path, trials: int) -> Swept:
     return _timed(target, trials, tuner.fit)
 
 
-def _timed(target: Path, trials: int, sweep: Callable[[], Any]) -> Swept:
-    began, used = time.time(), _used()
+def _timed(target: Path, trials: int, sweep: Callable[[], Any]) -> float:
+    began = time.monotonic()
     sweep()
-    swept = Swept(time.time() - began, _used() - used)
+    seconds = time.monotonic() - began
     assert len(list(target.iterdir())) == trials
-    return swept
-
-
-def _used() -> float:
-    """CPU-seconds of this process and all below it, the dead among them."""
-    total = 0.0
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+    return seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,26 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report(options.out, sweeps, options.trials)
 
 
-def report(out: Path, sweeps: dict[str, list[Swept]], trials: int) -> None:
+def report(out: Path, sweeps: dict[str, list[float]], trials: int) -> None:
     """Write tables and goals."""
     mine, two, other = sweeps["ours"], sweeps["two of ours"], sweeps["Tune's default"][0]
-    pairs = list(zip(mine, two, strict=True))
-    more = [1000 * (many.cpu - few.cpu) / (trials - 2) for many, few in pairs]
-    clock = [1000 * (many.seconds - few.seconds) / (trials - 2) for many, few in pairs]
-    rows = [
-        [name, spread([one.seconds for one in found]), spread([one.cpu for one in found])]
-        for name, found in sweeps.items()
-    ]
-    rows.append(["one more trial of ours, milliseconds", spread(clock), spread(more)])
-    head = [f"{trials} trials that do nothing", "seconds: median (lowest..highest)", "CPU-seconds of all processes"]
+    more = [1000 * (many - few) / (trials - 2) for many, few in zip(mine, two, strict=True)]
+    rows = [[name, spread(found)] for name, found in sweeps.items()]
+    rows.append(["one more trial of ours, milliseconds", spread(more)])
     goals = [
-        Goal("times the seconds that Tune's default takes", other.seconds / median([one.seconds for one in mine]), 10),
-        Goal("times the CPU-seconds that Tune's default takes", other.cpu / median([one.cpu for one in mine]), 10),
-        Goal("CPU-milliseconds for one more trial", median(more), 20, at_least=False),
+        Goal("times the seconds that Tune's default takes", other / median(mine), 10),
+        Goal("milliseconds for one more trial", median(more), 20, at_least=False),
     ]
-    rounds = {name: [asdict(one) for one in found] for name, found in sweeps.items()}
     loaded = f"Load of the machine at the end: {os.getloadavg()[0]:.1f}."
-    save(NAME, out, {"rounds": rounds, "more": {"seconds": clock, "cpu": more}}, [table(head, rows), loaded], goals)
+    head = [f"{trials} trials that do nothing", "seconds: median (lowest..highest)"]
+    save(NAME, out, {"rounds": sweeps, "more": more}, [table(head, rows), loaded], goals)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def run_trials(
     if not trials:
         return
     watch = _Watch(trials, done)
-    trainable = tune.with_parameters(_run_one, trials=list(trials), function=function)
+    trainable = tune.with_parameters(_OneByOne, trials=list(trials), function=function)
     with _quiet():
         results = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([dict(resources)])),
@@ -74,6 +74,7 @@ def run_trials(
                 storage_path=str(storage),
                 verbose=0,
                 callbacks=[watch],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=retries),
             ),
         ).fit()
@@ -103,14 +104,25 @@ class _Watch(tune.Callback):
             self._done(self._trials[number])
 
 
-def _run_one(config: dict[str, Any], trials: Sequence[Trial], function: TrialFunction) -> None:
-    """A failure is reported, not raised: the process stays for the next trial, and Tune prints no traceback."""
-    reason = ""
-    try:
-        function(trials[config["number"]])
-    except Exception as error:
-        reason = describe(error)
-    tune.report({"reason": reason})
+class _OneByOne(tune.Trainable):
+    """A process that runs one trial after the other, each in a single call: a function given to Tune takes two, and a
+    thread of its own, which doubles what a trial costs."""
+
+    def setup(self, config: dict[str, Any], trials: Sequence[Trial], function: TrialFunction) -> None:
+        self.number, self.trials, self.function = config["number"], trials, function
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.number = new_config["number"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """A failure is reported, not raised: the process stays for the next trial, and Tune prints no traceback."""
+        reason = ""
+        try:
+            self.function(self.trials[self.number])
+        except Exception as error:
+            reason = describe(error)
+        return {"reason": reason, "done": True}
 
 
 def _last_line(error: BaseException) -> str:

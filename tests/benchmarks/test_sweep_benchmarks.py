@@ -23,5 +23,5 @@ def test_sweep_overhead(tmp_path):
         "two of ours": 1,
         "Tune's default": 1,
     }
-    assert all(one["seconds"] > 0 for found in result["rounds"].values() for one in found)
+    assert all(seconds > 0 for found in result["rounds"].values() for seconds in found)
     assert "at most" in (tmp_path / "sweep_overhead.md").read_text()
