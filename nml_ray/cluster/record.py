@@ -2,14 +2,16 @@
 
 <storage>/submissions/<id>/submission.json     what was submitted
 <storage>/submissions/<id>/job.yaml            the job as it was understood
-<storage>/submissions/<id>/status.json         state, heartbeat, exit code, the stage at work (see supervisor.py)
+<storage>/submissions/<id>/status.json         how it stands, with a heartbeat (see beat.py)
 <storage>/submissions/<id>/driver/000001.log   the driver's output, in parts: an object store cannot append
-<storage>/submissions/<id>/nodes/<node>/...    logs of Ray's processes, and resources.jsonl
+<storage>/submissions/<id>/nodes/<node>/resources/000001.jsonl   what the job and the machine used (see usage.py)
+<storage>/submissions/<id>/nodes/<node>/...    logs of Ray's processes
 """
 
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +56,11 @@ class Record:
         except OSError as error:
             raise UserError(f"cannot be written ({error.strerror})", where=str(at)) from None
 
-    def write_json(self, name: str, data: Any) -> None:
+    def write_json(self, name: str, data: Any, patience: Patience | None = None) -> None:
         """Write plain data as a JSON file."""
-        self.write(name, json_bytes(data))
+        self.write(name, json_bytes(data), patience)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, patience: Patience | None = None) -> bytes | None:
         """The bytes of a file; None where there is none.
 
         Raises:
@@ -66,22 +68,24 @@ class Record:
         """
         at = self.at(name)
         try:
-            return remote.read(at) if at.remote else at.local.read_bytes()
+            return remote.read(at, patience) if at.remote else at.local.read_bytes()
         except (remote.NotThere, FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise UserError(f"cannot be read ({error.strerror})", where=str(at)) from None
 
-    def read_json(self, name: str) -> Any:
-        """The data of a JSON file; None where there is none."""
-        data = self.read(name)
-        return None if data is None else json.loads(data)
+    def read_json(self, name: str, patience: Patience | None = None) -> Any:
+        """The data of a JSON file; None where there is none, or a crash of the machine left it torn."""
+        data = self.read(name, patience)
+        with suppress(ValueError):
+            return None if data is None else json.loads(data)
+        return None
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, patience: Patience | None = None) -> list[str]:
         """The files right below a folder, by name, sorted; none where there is no such folder."""
         at = self.at(folder)
         if at.remote:
-            return remote.names(at)
+            return remote.names(at, patience)
         return sorted(os.listdir(at.local)) if at.local.is_dir() else []
 
     def parts(self, folder: str) -> Iterator[bytes]:
