@@ -1,25 +1,22 @@
-"""The command that runs a submitted job on any kind of cluster: the supervisor, and below it `nml-ray run`."""
-
-import shlex
+"""The command that runs a submitted job, the same on every kind of cluster."""
 
 from nml_ray.cluster.submission import Submission
+from nml_ray.cluster.supervisor import STOP_SECONDS
 
 
-def supervised(submission: Submission, python: str, stop_seconds: int, address: str = "auto") -> list[str]:
-    """The arguments of the process that runs a submission in the directory of its code.
+def job_command(
+    submission: Submission, python: str, *, stop_seconds: int = STOP_SECONDS, address: str = "auto"
+) -> list[str]:
+    """What is started in the directory into which the code was unpacked; quote it where a shell reads it.
 
     Args:
-        submission: see `Submission`.
-        python: interpreter there.
-        stop_seconds: that the job gets to reach a checkpoint.
-        address: of Ray, as `nml-ray run --address` takes it; empty where the job starts a Ray of its own.
+        submission: the job; its arguments have neither --storage nor --address.
+        python: the interpreter there.
+        stop_seconds: what the job gets to end by itself.
+        address: of the Ray that it joins; "" for one of its own. `--inline` needs none.
     """
-    joined = ["--address", address] if address else []
-    run = [python, "-m", "nml_ray", "run", *submission.arguments, "--storage", submission.storage, *joined]
+    job = [python, "-m", "nml_ray", "run", *submission.arguments, "--storage", submission.storage]
+    if address and "--inline" not in submission.arguments:
+        job += ["--address", address]
     supervisor = [python, "-m", "nml_ray.cluster.supervisor", "--stop-seconds", str(stop_seconds)]
-    return [*supervisor, submission.storage, submission.id, "--", *run]
-
-
-def shell_line(command: list[str]) -> str:
-    """A command as a POSIX shell takes it, without a shell that stays above it."""
-    return f"exec {shlex.join(command)}"
+    return [*supervisor, submission.storage, submission.id, "--", *job]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nml_ray.cluster.record import Record, record_of
+from nml_ray.cluster.usage import Meter
 from nml_ray.storage.lease import process_started
 from tests.object_store import Bucket, Fault
 
@@ -78,8 +79,18 @@ def test_output_is_passed_on_and_kept(start):
     assert status["started"] <= status["ended"] <= status["heartbeat"]
     (node,) = start.record.names("nodes")
     (reading,) = [json.loads(line) for part in start.record.parts(f"nodes/{node}/resources") for line in part.split()]
-    assert reading["job"]["processes"] >= 1
-    assert reading["machine"]["memory_total"] > reading["job"]["memory"] > 0
+    assert reading["machine"]["memory_total"] > reading["job"]["memory"]
+
+
+def test_what_a_tree_of_processes_uses_is_measured():
+    meter = Meter(os.getpid())
+    first = meter.read()
+    sum(range(3_000_000))
+    second = meter.read()
+    assert first["job"]["processes"] >= 1
+    assert second["job"]["cpu_percent"] > 0
+    assert second["job"]["memory"] > 1 << 20
+    assert Meter(2**22 + 1).read()["job"] == {"processes": 0, "cpu_percent": 0.0, "memory": 0}
 
 
 @pytest.mark.parametrize(("code", "state"), [(1, "failed"), (2, "failed"), (143, "failed"), (0, "succeeded")])
@@ -115,8 +126,10 @@ def test_a_storage_that_makes_no_sense_is_refused():
 
 
 def test_a_stopped_job_ends_by_itself(start):
-    ends = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (print('kept'), sys.exit(130)))\n" + WAITS
-    process = start(ends)
+    ends_itself = (
+        "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (print('kept'), sys.exit(130)))\n" + WAITS
+    )
+    process = start(ends_itself)
     start.until(lambda: start.log == "at work\n")
     process.terminate()
     assert process.wait() == 130
