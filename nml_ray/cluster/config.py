@@ -3,15 +3,15 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from nml_ray.config.document import Document, load
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.config.override import override
 from nml_ray.config.settings import Count, Settings
-from nml_ray.config.validate import validate
+from nml_ray.config.validate import Misplaced, validate
 
 Memory = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(M|G|T)i?B?$")]
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -156,6 +156,12 @@ class Node(Settings):
     tolerations: tuple[dict[str, Any], ...] = ()
     """Taints they tolerate, as Kubernetes writes it."""
 
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if self.most is not None and self.most < self.replicas:
+            raise Misplaced(f"most = {self.most} is below replicas = {self.replicas}", "most")
+        return self
+
 
 class KubeRayCluster(ClusterSettings):
     """Kubernetes with the KubeRay operator: the job is a RayJob with a cluster of its own."""
@@ -174,6 +180,8 @@ class KubeRayCluster(ClusterSettings):
     """Groups of workers."""
     service_account: str = ""
     """Service account of the pods: how they get at an object store."""
+    user: Annotated[int, Field(ge=0)] = 1000
+    """Number of the user as which the pods' processes run; 1000 is the one of Ray's own images."""
     secrets: tuple[str, ...] = ()
     """Names of Secrets whose entries become environment variables of the pods."""
     volumes: dict[str, str] = {}
