@@ -126,10 +126,8 @@ def test_a_storage_that_makes_no_sense_is_refused():
 
 
 def test_a_stopped_job_ends_by_itself(start):
-    ends_itself = (
-        "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (print('kept'), sys.exit(130)))\n" + WAITS
-    )
-    process = start(ends_itself)
+    stops = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (print('kept'), sys.exit(130)))\n" + WAITS
+    process = start(stops)
     start.until(lambda: start.log == "at work\n")
     process.terminate()
     assert process.wait() == 130

@@ -1,0 +1,268 @@
+"""What is sent with a job: as Git would have it, no secrets, nothing too large, the same digest for the same code."""
+
+import os
+import subprocess
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nml_ray
+from nml_ray.cluster import collect as collecting
+from nml_ray.cluster.collect import collect, largest
+from nml_ray.cluster.config import CodeSettings
+from nml_ray.cluster.package import CodeFile, Package
+from nml_ray.config.errors import UserError
+
+JOB = "job.yaml"
+
+
+def tree(root: Path, files: Mapping[str, str | bytes]) -> Path:
+    """A directory with a job, this package's name (so that the real one need not be sent) and some files."""
+    for name, content in {JOB: "name: x\n", "nml_ray/__init__.py": "", **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return root
+
+
+def sent(root: Path, job: Path | None = None, leave: tuple[Path, ...] = (), **code: object) -> list[str]:
+    found = collect(CodeSettings(directory=str(root), **code), job or root / JOB, leave)
+    names = [file.name for file in found.package.files]
+    assert names == sorted(names)
+    assert found.job in names
+    return [name for name in names if name not in (JOB, "nml_ray/__init__.py")]
+
+
+def test_code_is_sent_and_caches_environments_and_storages_stay(tmp_path):
+    root = tree(
+        tmp_path,
+        {
+            "a.py": "",
+            "deep/er/b.txt": "",
+            ".git/config": "",
+            "deep/.git": "gitdir: elsewhere",
+            "my-env/pyvenv.cfg": "",
+            "my-env/lib/x.py": "",
+            "conda/conda-meta/history": "",
+            "conda/x.py": "",
+            "deep/__pycache__/b.pyc": "",
+            "old.pyc": "",
+            ".mypy_cache/x": "",
+            "cached/CACHEDIR.TAG": "",
+            "cached/x": "",
+            "runs/studies/demo/job.yaml": "",
+            "runs/shards/abc/record.json": "",
+            "results/submissions/x/job.yaml": "",
+        },
+    )
+    assert sent(root, leave=(tmp_path / "results",)) == ["a.py", "deep/er/b.txt"]
+
+
+def test_ignore_files_count_where_they_lie_and_nmlignore_has_the_last_word(tmp_path):
+    root = tree(
+        tmp_path,
+        {
+            ".gitignore": "*.bin\n/data/\n!kept.bin\n",
+            ".nmlignore": "!weights.bin\nnotes.txt\n",
+            "one.bin": "",
+            "kept.bin": "",
+            "weights.bin": "",
+            "notes.txt": "",
+            "data/x.py": "",
+            "sub/data/x.py": "",
+            "sub/.gitignore": "!one.bin\n/only-here\n",
+            "sub/one.bin": "",
+            "sub/only-here": "",
+            "sub/deep/only-here": "",
+            "big/a.npy": "",
+        },
+    )
+    names = sent(root, exclude=("big/", "!notes.txt"))
+    assert [name for name in names if "ignore" not in name] == [
+        *("kept.bin", "sub/data/x.py", "sub/deep/only-here", "sub/one.bin", "weights.bin")
+    ]
+
+
+NAMES = st.sampled_from(["a", "b", "build", "x.log", "x.txt", "keep.log"])
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
+LINES = st.one_of(
+    st.sampled_from(["*", "*.log", "!keep.log", "# words", "", "build/", "/a", "a/b", "**/b", "a/**/b", "b/**", "!*/"]),
+    PATHS,
+    PATHS.map(lambda path: f"!{path}"),
+    PATHS.map(lambda path: f"/{path}/"),
+)
+
+
+@settings(max_examples=60)
+@given(
+    files=st.lists(PATHS, min_size=1, max_size=12),
+    ignores=st.dictionaries(st.sampled_from(["", "a/", "build/", "a/b/"]), st.lists(LINES, max_size=5), max_size=3),
+)
+def test_what_git_ignores_stays_behind(tmp_path_factory, files, ignores):
+    root = tmp_path_factory.mktemp("tree")
+    contents = dict.fromkeys(files, "") | {f"{at}.gitignore": "\n".join(lines) + "\n" for at, lines in ignores.items()}
+    for name, content in contents.items():
+        try:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(content)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            continue
+    git = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "PATH": os.environ["PATH"]}
+    subprocess.run(["git", "init", "-q"], cwd=root, env=git, check=True)
+    command = ["git", "ls-files", "-z", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, env=git, check=True, capture_output=True, text=True).stdout
+    expected = {name for name in listed.split("\0") if name}
+    job = tree(tmp_path_factory.mktemp("elsewhere"), {}) / JOB
+    walked = {name for name in sent(root, job) if not name.startswith(("nml_ray/", "submitted/"))}
+    assert walked == expected
+
+
+def test_the_package_itself_goes_along_where_it_is_not_there(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mine.py").write_text("x = 1")
+    job = tmp_path / "far" / "away.yaml"
+    job.parent.mkdir()
+    job.write_text("name: away")
+    found = collect(CodeSettings(directory=str(tmp_path / "code")), job)
+    found.package.copy_to(tmp_path / "there")
+    assert found.job == "submitted/away.yaml"
+    assert (tmp_path / "there" / found.job).read_text() == "name: away"
+    source = Path(nml_ray.__file__).parent
+    assert (tmp_path / "there/nml_ray/cluster/collect.py").read_bytes() == (source / "cluster/collect.py").read_bytes()
+    assert not [file.name for file in found.package.files if "__pycache__" in file.name]
+
+
+def test_a_job_file_that_is_ignored_travels_all_the_same(tmp_path):
+    root = tree(tmp_path, {".gitignore": "*.yaml\n"})
+    assert JOB in [file.name for file in collect(CodeSettings(directory=str(root)), root / JOB).package.files]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        (".env", "A=1", "a file of environment variables"),
+        ("deploy/.env.production", "", "a file of environment variables"),
+        ("id_rsa", "", "a private key"),
+        ("keys/server.pem", "", "a private key"),
+        ("Server.KEY", "", "a private key"),
+        ("harmless.txt", "-----BEGIN OPENSSH PRIVATE KEY-----\n", "a private key"),
+        ("harmless.py", "\ufeff\n-----BEGIN PRIVATE KEY-----\n", "a private key"),
+        ("key.json", '{"type": "x", "private_key": "-----BEGIN PRIVATE KEY-----"}', "a file of credentials"),
+        (".netrc", "", "a file of passwords"),
+        ("hf_token", "", "a token"),
+        ("config/api.token", "", "a token"),
+        ("token.txt", "", "a token"),
+        ("credentials", "", "a file of credentials"),
+        ("home/.aws/config", "", "one of the credentials in .aws"),
+        ("application_default_credentials.json", "", "a file of credentials"),
+    ],
+)
+def test_secrets_are_refused_by_name_and_content(tmp_path, name, content, kind):
+    root = tree(tmp_path, {name: content})
+    with pytest.raises(UserError) as told:
+        sent(root)
+    assert str(told.value).startswith(f"{root / name}: looks like {kind}, which is never sent; ")
+    assert f"'/{name}' in .nmlignore" in str(told.value)
+    (root / ".nmlignore").write_text(f"/{name}\n")
+    assert sent(root) == [".nmlignore"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokenizer.json", "token_loss.py", "special_tokens_map.json", "tokens.txt", ".env.example", "keys.py"),
+        *("id_rsa.pub", "environment.yaml", "credentials.py", "monkey.txt"),
+    ],
+)
+def test_what_only_sounds_like_a_secret_is_sent(tmp_path, name):
+    assert sent(tree(tmp_path, {name: "see -----BEGIN PRIVATE KEY-----"})) == [name]
+
+
+def test_links_inside_are_followed_and_those_outside_refused(tmp_path):
+    root = tree(tmp_path / "code", {"real/a.py": "1", "real/b/c.py": "2"})
+    (root / "again").symlink_to("real", target_is_directory=True)
+    (root / "a_link.py").symlink_to(root / "real/a.py")
+    (root / "real/up").symlink_to("..", target_is_directory=True)
+    (root / ".#lock").symlink_to("somebody@host.1234")
+    (root / "circle").symlink_to("circle")
+    names = ["a_link.py", "again/a.py", "again/b/c.py", "real/a.py", "real/b/c.py"]
+    assert sent(root) == names
+    (tmp_path / "data").mkdir()
+    (root / "data").symlink_to(tmp_path / "data")
+    with pytest.raises(UserError, match=r"'data' is a link to .*/data, outside of what is sent; .*\.nmlignore"):
+        sent(root)
+    (root / ".nmlignore").write_text("data\n")
+    assert sent(root) == [".nmlignore", *names]
+    (root / "nowhere").symlink_to("/not/there/at/all")
+    with pytest.raises(UserError, match="'nowhere' is a link to /not/there/at/all"):
+        sent(root)
+
+
+def test_too_much_is_refused_with_what_is_largest(tmp_path):
+    root = tree(tmp_path, {f"data/shards/{n}.tar": b"x" * 150_000 for n in range(8)} | {"model.bin": b"x" * 300_000})
+    assert len(sent(root, limit="2MB")) == 9
+    with pytest.raises(UserError) as told:
+        sent(root, limit="1M")
+    assert str(told.value).splitlines() == [
+        f"{root}: 1.5 MB in 11 files would be sent, more than 1M; expected less: name in .nmlignore what is no code; "
+        "data is read where it lies, by path or URL. The largest:",
+        "    1.2 MB  data/shards/ (8 files)",
+        "    300 kB  model.bin",
+        "       8 B  job.yaml",
+        "       0 B  nml_ray/__init__.py",
+    ]
+
+
+def test_too_many_files_are_refused_before_all_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(collecting, "MOST_FILES", 20)
+    root = tree(tmp_path, {f"images/train/{n}.jpg": "" for n in range(40)})
+    with pytest.raises(UserError, match="more than 20 files would be sent") as told:
+        sent(root)
+    assert "  images/train/ (" in str(told.value).splitlines()[1]
+
+
+@settings(max_examples=60)
+@given(sizes=st.dictionaries(PATHS, st.integers(0, 10**9), min_size=1, max_size=30), count=st.booleans())
+def test_the_table_names_at_most_ten_things_once(sizes, count):
+    names = [name for name in sizes if not any(other.startswith(f"{name}/") for other in sizes)]
+    rows = [row.split("  ")[-1] for row in largest([CodeFile(name, Path(name), sizes[name]) for name in names], count)]
+    assert 1 <= len(rows) <= 10
+    assert len(set(rows)) == len(rows)
+    assert all(any(name.startswith(row.partition("/ (")[0]) for name in names) for row in rows)
+
+
+FILES = st.dictionaries(st.sampled_from(["a.py", "b/c.py", "b/d.txt", "e"]), st.binary(max_size=20), min_size=1)
+
+
+@settings(max_examples=30)
+@given(one=FILES, other=FILES)
+def test_the_digest_is_of_names_and_contents_alone(tmp_path_factory, one, other):
+    def packed(files: Mapping[str, bytes]) -> Package:
+        root = tree(tmp_path_factory.mktemp("code"), files)
+        os.utime(root / JOB, (1, 1))
+        return collect(CodeSettings(directory=str(root)), root / JOB).package
+
+    assert packed(one).digest == packed(dict(reversed(one.items()))).digest
+    assert (packed(one).digest == packed(other).digest) == (one == other)
+
+
+def test_an_archive_of_the_same_files_has_the_same_bytes(tmp_path):
+    root = tree(tmp_path / "code", {"a.py": "x = 1\n", "b/c.txt": "é"})
+    package = collect(CodeSettings(directory=str(root)), root / JOB).package
+    package.write_zip(tmp_path / "1.zip")
+    os.utime(root / "a.py", (1, 1))
+    package.write_zip(tmp_path / "2.zip")
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "1.zip") as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            file.name: file.path.read_bytes() for file in package.files
+        }
+
+
+def test_a_directory_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no directory; expected one with your code"):
+        collect(CodeSettings(directory=str(tmp_path / "nowhere")), tmp_path / JOB)
