@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +35,7 @@ SETTINGS: Mapping[str, str] = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's own takes Ctrl-C for the end of a sweep
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives `stop` must not start Ray again by asking it something
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run in this environment, not in one that uv builds anew
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -78,7 +80,7 @@ def start(cpus: int | None = None) -> None:
         os.environ[MARK] = str(_directory)
         _divert_errors(_directory / "driver.err")
         try:
-            with patience():
+            with patience(), _own_handler():
                 ray.init(
                     address="local",
                     num_cpus=cpus or available_cpus(),
@@ -119,6 +121,16 @@ def patience() -> Iterator[None]:
         services.get_node = ask
 
 
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; it goes on to mean here what it meant before."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if main:
+        signal.signal(signal.SIGTERM, before)
+
+
 def join(address: str) -> None:
     """Connect to a cluster that runs already and bring this package to its nodes; `stop` lets it go.
 
@@ -139,12 +151,13 @@ def join(address: str) -> None:
 
         try:
             _knock(address)
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"py_modules": [nml_ray.__path__[0]]},
-            )
+            with _own_handler():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"py_modules": [nml_ray.__path__[0]]},
+                )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
@@ -152,6 +165,13 @@ def join(address: str) -> None:
                 expected="HOST:PORT of a cluster with this version of Ray and Python",
             ) from None
         _joined = True
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each node that is alive has in all, by Ray's names; Ray has been started or joined."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def started() -> bool:

@@ -21,7 +21,22 @@ if TYPE_CHECKING:
     default="",
     help="Run on a Ray that is running, with this process as the driver; `auto` for the one of this machine.",
 )
-def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str, inline: bool, address: str) -> int:
+@click.option(
+    "--stop-seconds",
+    type=click.FloatRange(min=0),
+    default=60,
+    show_default=True,
+    help="Most that SIGTERM waits for a checkpoint before the run ends; Ctrl-C ends it at once.",
+)
+def run(
+    job: str,
+    assignments: tuple[str, ...],
+    storage: str | None,
+    target: str,
+    inline: bool,
+    address: str,
+    stop_seconds: float,
+) -> int:
     """Run a job on this machine; what exists already is not made again.
 
     JOB is a file, or the name of a job that ships with nml-ray.
@@ -40,6 +55,7 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
     from nml_ray.study.feed import refuse_feed
     from nml_ray.study.machine_check import refuse_device, refuse_trackers
     from nml_ray.study.progress import display
+    from nml_ray.study.stopping import Stopper
 
     settings, document = read_job_of(job, assignments, storage)
     refuse_trackers(settings, document)
@@ -49,8 +65,10 @@ def run(job: str, assignments: tuple[str, ...], storage: str | None, target: str
         refuse_device(settings, document, planned)
         refuse_encoders(settings, document, planned)
         refuse_feed(settings, document, target)
+    shown = Stopper(display(), stop_seconds)
     try:
-        done = execute(settings, display(), target=target, inline=inline, address=address)
+        with shown.listening():
+            done = execute(settings, shown, target=target, inline=inline, address=address)
         if done.outcome.failures:
             _save_logs(done)
     finally:
@@ -71,10 +89,12 @@ def tell(done: "Run") -> int:
         click.echo(f"{len(outcome.artifacts)} artifacts, listed in {done.directory / 'stages.json'}")
     for name, failure in outcome.failures.items():
         traceback = f"\n  traceback: {failure.log}" if failure.log else ""
-        click.echo(f"failed: {name}: {failure.reason}{traceback}", err=True)
+        click.echo(f"failed: {name}: {failure.reason.removeprefix(f'{name}: ')}{traceback}", err=True)
     for cause in dict.fromkeys(outcome.left_out.values()):
         names = [name for name, why in outcome.left_out.items() if why == cause]
         click.echo(f"not made, because {cause} failed: {', '.join(names)}", err=True)
+    if outcome.refused:
+        return 2
     return 1 if outcome.failures else 0
 
 

@@ -1,7 +1,7 @@
-"""How an elastic run is told that its workers are about to end, so that it makes a checkpoint first.
+"""How a run in training is told that its workers are about to end, so that it makes a checkpoint first.
 
 Before a resize the Train controller leaves word in the attempt, on the object store too if the storage is on one, and
-waits for the checkpoint.
+waits for the checkpoint; so does the driver before it stops.
 """
 
 from collections.abc import Sequence

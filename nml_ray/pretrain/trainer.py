@@ -87,7 +87,7 @@ def train_on_ray(plan: GroupPlan, workers: Workers, storage: str, wait_minutes: 
     elastic = workers.least < workers.most
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"plan": plan.carried(), "elastic": elastic},
+        train_loop_config={"plan": plan.carried()},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(workers.least, workers.most) if elastic else workers.most,
@@ -136,5 +136,5 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
         plan = replace(plan, device=str(ray.train.torch.get_device()))
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
-    wanted = Notice(Path(plan.arms[0].attempt)) if config["elastic"] else None
+    wanted = Notice(Path(plan.arms[0].attempt))
     return train_or_tell(lambda: train_group(plan, world, progress_of(plan), wanted), plan, world)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from nml_ray.config.errors import UserError
@@ -159,7 +160,8 @@ def are_trials(plans: Sequence[GroupPlan], run: RunSettings, workers: Workers) -
 
 def _train_inline(plan: GroupPlan) -> list[ArmOutcome]:
     from nml_ray.pretrain.loop import train_group
+    from nml_ray.pretrain.notice import Notice
     from nml_ray.pretrain.plan import progress_of
     from nml_ray.pretrain.world import World
 
-    return train_group(plan, World(), progress_of(plan))
+    return train_group(plan, World(), progress_of(plan), Notice(Path(plan.arms[0].attempt)))
