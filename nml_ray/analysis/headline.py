@@ -65,6 +65,7 @@ def headline(result: StudyResult) -> list[str]:
         *_fitting_line(noise.arms),
         *_heads_lines(result.arms if most_noise(noise.arms) is None else statistics.given(result.arms)),
         *_task_lines(result.tasks),
+        *([f"Without what failed: {', '.join(result.lacking)}."] if result.lacking else []),
     ]
     return [*lines, statistics.about_intervals(noise.arms)] if noise.arms else lines
 

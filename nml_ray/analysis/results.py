@@ -130,6 +130,7 @@ class StudyResult:
     """Everything the report shows.
 
     `made_from` is what the report lists as its origin: settings, versions, hashes, seconds a stage; nested plain data.
+    `lacking` are titles of tasks that failed.
     """
 
     name: str
@@ -139,3 +140,4 @@ class StudyResult:
     made_from: Mapping[str, Any] = field(default_factory=dict)
     tasks: Sequence[TaskResult] = ()
     sweep: SweepFacts | None = None
+    lacking: Sequence[str] = ()

@@ -19,6 +19,7 @@ from nml_ray.storage.twin import bring_directory, publish_directory, tell
 from nml_ray.study.expand import Study, expand
 from nml_ray.study.graph import ordered, until
 from nml_ray.study.job import Job, read_job
+from nml_ray.study.partial import without_tasks
 from nml_ray.study.plan import Planned, plan
 from nml_ray.study.runner import Display, Outcome, run
 from nml_ray.study.stage import digests
@@ -167,15 +168,28 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
     if known is None:
         done = _run_sweep(job, context, display, directory)
     else:
-        done = Run(directory, _run_plan(*known, context, display, directory))
+        done = Run(directory, _run_plan(*known, context, display, directory, bool(job.tasks)))
     publish_directory(directory)
     return done
 
 
 def _run_plan(
-    study: Study, planned: Mapping[str, Planned], context: Context, display: Display, directory: Path
+    study: Study,
+    planned: Mapping[str, Planned],
+    context: Context,
+    display: Display,
+    directory: Path,
+    tasks: bool,
 ) -> Outcome:
-    outcome = run(planned, context, display, study.given, directory / GIVEN)
+    """Make the stages; with `tasks`, a mistake in the data of one leaves the others to their end and their report."""
+    patient = ("extract", "spectrum", "heads") if tasks else ()
+    outcome = run(planned, context, display, study.given, directory / GIVEN, patient)
+    if "report" in outcome.left_out and (rest := without_tasks(study, {*outcome.failures, *outcome.left_out})):
+        reported = run(plan_study(rest, context.store), context, display, rest.given, directory / GIVEN)
+        outcome.artifacts |= reported.artifacts
+        outcome.failures |= reported.failures
+        outcome.made += reported.made
+        del outcome.left_out["report"]
     _write_stages(directory, planned, outcome.artifacts)
     _copy_report(directory, outcome)
     return outcome
@@ -191,7 +205,7 @@ def _run_sweep(job: Job, context: Context, display: Display, directory: Path) ->
     write_table(table, swept)
     outcome = Outcome()
     if best := best_study(job, swept):
-        outcome = _run_plan(best, plan_study(best, context.store), context, display, directory)
+        outcome = _run_plan(best, plan_study(best, context.store), context, display, directory, bool(job.tasks))
     outcome.failures.update(failures(swept))
     return Run(directory, outcome, tuple(summary(swept, table)))
 

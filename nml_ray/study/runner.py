@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,10 +40,11 @@ class Display(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a stage has no artifact; `log` holds the traceback, where it came to one."""
+    """Why a stage has no artifact; `log` holds the traceback, where it came to one. `mistake`: of the user's."""
 
     reason: str
     log: Path | None
+    mistake: bool = False
 
 
 @dataclass
@@ -55,6 +56,13 @@ class Outcome:
     left_out: dict[str, str] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
 
+    @property
+    def refused(self) -> bool:
+        """Whether all that was tried of some kinds of stage, and nothing else, failed by mistakes of the user's."""
+        kinds = {name.partition("/")[0] for name in self.failures}
+        there = {artifact.kind for artifact in self.artifacts.values()}
+        return bool(kinds) and not kinds & there and all(failure.mistake for failure in self.failures.values())
+
 
 def run(
     plan: Mapping[str, Planned],
@@ -62,7 +70,7 @@ def run(
     display: Display,
     given: Mapping[str, Given] | None = None,
     links: Path | None = None,
-    patient: bool = False,
+    patient: bool | Collection[str] = False,
 ) -> Outcome:
     """Make every artifact of the plan that does not exist.
 
@@ -73,7 +81,7 @@ def run(
         given: The user's own data by stage name; linked under `links`, anew at each run, so that it may move.
         links: Directory for those links.
         patient: A mistake of the user's, too, stops only what depends on the stage that found it; and where a batch
-            failed as a whole, its stages are tried one by one.
+            failed as a whole, its stages are tried one by one. Of some kinds of stage only, where it names these.
 
     Raises:
         UserError: a stage found a mistake of the user's; what was finished before stays.
@@ -92,7 +100,8 @@ def run(
     for batch in batches(lacking):
         ready = [name for name in batch if not _leave_out(plan[name], outcome)]
         if ready:
-            _make(ready, plan, context, display, outcome, patient)
+            patience = patient if isinstance(patient, bool) else plan[ready[0]].stage.kind in patient
+            _make(ready, plan, context, display, outcome, patience)
     return outcome
 
 
@@ -177,7 +186,7 @@ def _call(
     patient: bool,
 ) -> None:
     tasks = [_task(plan[name], context, outcome) for name in names]
-    error = ""
+    error, of_user = "", False
     with display.stage(title(tasks), [task.attempt.path for task in tasks]):
         try:
             with _interrupts():
@@ -185,7 +194,7 @@ def _call(
         except UserError as mistake:
             if not patient:
                 raise
-            error, text = str(mistake), traceback.format_exc()
+            error, text, of_user = str(mistake), traceback.format_exc(), True
         except Exception as raised:
             error = _one_line(raised)
             text = traceback.format_exc()
@@ -199,10 +208,11 @@ def _call(
             _call([task.stage.name], plan, context, display, outcome, patient)
             continue
         log = task.attempt.path / ERROR_LOG
-        log.write_text(text if error else "The stage's function returned without finishing this attempt.\n")
+        trace = text if error else task.attempt.trace
+        log.write_text(trace or "The stage's function returned without finishing this attempt.\n")
         tell(log)
         reason = task.attempt.failure or error or "ended without a result"
-        outcome.failures[task.stage.name] = Failure(reason, log)
+        outcome.failures[task.stage.name] = Failure(reason, log, of_user)
 
 
 @contextmanager

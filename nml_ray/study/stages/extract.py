@@ -8,22 +8,30 @@ from nml_ray.features.plan import EncoderPlan, ExtractionPlan, ShardDone, WorkIt
 from nml_ray.storage.atomic import write_json
 from nml_ray.storage.digest import canonical_json
 from nml_ray.storage.twin import SHARDS, bring_bundles
+from nml_ray.study.stages.apart import Apart
 from nml_ray.study.task import Context, Task
 
 FACTS_FILE = "features.json"
 
 
 def run(tasks: Sequence[Task], context: Context) -> None:
-    """Extract for all tasks that read the same images in one pass; each becomes an artifact of its own."""
-    passes: dict[tuple[str, str], list[Task]] = {}
+    """Extract for all tasks that read the same images in one pass; each becomes an artifact of its own.
+
+    Raises:
+        UserError: a mistake in the data of each of them, or in their settings.
+    """
+    apart, passes = Apart(), dict[tuple[str, str], list[Task]]()
     for task in tasks:
         if "features" in task.inputs:
-            _import(task)
+            with apart.of(task):
+                _import(task)
         else:
             images = str(task.inputs["shards"].path)
             passes.setdefault((images, canonical_json(dict(task.stage.settings))), []).append(task)
     for (images, _), together in passes.items():
-        _extract(images, together, context)
+        with apart.of(*together):
+            _extract(images, together, context)
+    apart.sound(tasks)
 
 
 def _import(task: Task) -> None:

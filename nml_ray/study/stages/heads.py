@@ -22,6 +22,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.heads.config import HeadsSettings
 from nml_ray.storage.atomic import read_json, write_json
 from nml_ray.storage.digest import canonical_json
+from nml_ray.study.stages.apart import Apart
 from nml_ray.study.task import Context, Task
 from nml_ray.sweep import splits
 from nml_ray.sweep.head_batches import fit_together, members, of_members, together
@@ -60,16 +61,21 @@ def run(tasks: Sequence[Task], context: Context) -> None:
 
     Raises:
         TrialsFailed: some trials failed, or all of a search diverged; the other encoders are finished.
-        UserError: features of train or validation cannot be read.
+        UserError: no task has features that heads can be fitted to and measured on.
     """
-    trials = {task.stage.name: _trials(task, context) for task in tasks}
-    reasons = dict(_fit(tasks, trials, context))
+    apart, trials = Apart(), dict[str, list[Trial]]()
     for task in tasks:
+        with apart.of(task):
+            trials[task.stage.name] = _trials(task, context)
+    fitted = apart.sound(tasks)
+    reasons = dict(_fit(fitted, trials, context))
+    for task in fitted:
         own = trials[task.stage.name]
         failed = [f"{trial.name}: {reasons[trial.name]}" for trial in own if trial.name in reasons]
         if not failed:
             try:
-                _finish(task, trial_results(own, context.store))
+                with apart.of(task):
+                    _finish(task, trial_results(own, context.store))
             except AllDiverged as error:
                 reasons[task.stage.name] = str(error)
                 failed = [str(error)]
@@ -77,6 +83,7 @@ def run(tasks: Sequence[Task], context: Context) -> None:
             task.attempt.fail("; ".join(failed))
     if reasons:
         raise TrialsFailed(reasons)
+    apart.sound(tasks)
 
 
 def read_scores(path: Path) -> list[HeadScore]:

@@ -4,7 +4,7 @@ Leaves report.html, *.csv and headline.txt. Settings: `name`, `title`, `arms` (a
 `roles`: ledger, pretrain, spectrum, heads to the role of the artifact, as far as the job has them), `data` (split
 to the role of the artifact that holds it) and, of a job with downstream tasks, `tasks` (a list of `name`, `title`,
 `metric`, `chance`, `counts_for`, `shards`, the role of its data, and `arms` of the task); of the best trial of a sweep
-`sweep` (the fields of `SweepFacts`).
+`sweep` (the fields of `SweepFacts`); where tasks failed `lacking`, their titles.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,8 @@ def study_result(task: Task, store: Store) -> StudyResult:
     origin = made_from(task.inputs, store, {**infos, **task_infos(task)})
     tasks = [task_result(one, task.inputs) for one in settings.get("tasks", ())]
     sweep = sweep_facts(settings["sweep"]) if "sweep" in settings else None
-    return StudyResult(settings["name"], settings["title"], arms, split_facts(infos, arms), origin, tasks, sweep)
+    facts = (split_facts(infos, arms), origin, tasks, sweep, settings.get("lacking", ()))
+    return StudyResult(settings["name"], settings["title"], arms, *facts)
 
 
 def sweep_facts(data: Mapping[str, Any]) -> SweepFacts:

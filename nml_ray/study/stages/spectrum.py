@@ -21,6 +21,7 @@ from nml_ray.analysis import spectrum
 from nml_ray.features.store import read_split
 from nml_ray.features.sums import TRANSFORMS, merged
 from nml_ray.storage.atomic import write_json
+from nml_ray.study.stages.apart import Apart
 from nml_ray.study.task import Context, Task
 
 SPECTRUM_FILE = "spectrum.json"
@@ -39,18 +40,27 @@ _SCHEMA = pa.schema(
 
 
 def run(tasks: Sequence[Task], context: Context) -> None:
-    """Measure the features of each task."""
+    """Measure the features of each task.
+
+    Raises:
+        UserError: no task has features that can be read.
+    """
+    apart = Apart()
     for task in tasks:
-        directory, target = task.inputs["extract"].path, task.attempt.path
-        found = list(_whole(directory))
-        write_json(target / SPECTRUM_FILE, _by_split(found))
-        rows = [_row(*one) for one in found]
-        if task.stage.settings.get("per_class"):
-            rows += [
-                _row(*one) for split, transforms in _grouped(found) for one in _classes(directory, split, transforms)
-            ]
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), target / MEASURES_FILE)
-        task.attempt.finish()
+        with apart.of(task):
+            _measure(task)
+    apart.sound(tasks)
+
+
+def _measure(task: Task) -> None:
+    directory, target = task.inputs["extract"].path, task.attempt.path
+    found = list(_whole(directory))
+    write_json(target / SPECTRUM_FILE, _by_split(found))
+    rows = [_row(*one) for one in found]
+    if task.stage.settings.get("per_class"):
+        rows += [_row(*one) for split, transforms in _grouped(found) for one in _classes(directory, split, transforms)]
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), target / MEASURES_FILE)
+    task.attempt.finish()
 
 
 _Found = tuple[str, str, int | None, int, spectrum.Vector]
