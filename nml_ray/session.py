@@ -3,6 +3,7 @@
 import atexit
 import importlib.util
 import io
+import json
 import logging
 import os
 import secrets
@@ -156,7 +157,7 @@ def join(address: str) -> None:
                     address=address,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    runtime_env={"py_modules": [nml_ray.__path__[0]]},
+                    runtime_env=None if _sent_along() else _runtime_environment(),
                 )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -165,6 +166,20 @@ def join(address: str) -> None:
                 expected="HOST:PORT of a cluster with this version of Ray and Python",
             ) from None
         _joined = True
+
+
+def _runtime_environment() -> dict[str, Any]:
+    """This package and these settings, for workers on machines that have neither."""
+    settings = {name: os.environ[name] for name in (*SETTINGS, "OMP_WAIT_POLICY") if name in os.environ}
+    return {"py_modules": [nml_ray.__path__[0]], "env_vars": settings}
+
+
+def _sent_along() -> bool:
+    """Whether this package is code of the Ray job that this process drives: its workers have it, and the job's
+    environment, already, and Ray refuses to be told twice."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    code = job.get("runtime_env", {}).get("working_dir")
+    return bool(code) and Path(nml_ray.__path__[0]).is_relative_to(Path.cwd())
 
 
 def nodes() -> list[dict[str, float]]:

@@ -16,6 +16,7 @@ from nml_ray.cluster.job_server import JobServer
 from nml_ray.cluster.package import Package
 from nml_ray.cluster.submission import State, Status, Submission
 from nml_ray.config.errors import UserError
+from nml_ray.session import SETTINGS
 
 STATES: Mapping[str, State] = {
     "PENDING": "queued",
@@ -112,6 +113,7 @@ def job_request(cluster: AddressCluster, submission: Submission, package: str) -
     code; the workers see that directory and environment too."""
     command = job_command(submission, cluster.python, stop_seconds=cluster.stop_seconds)
     environment = {
+        **SETTINGS,
         "OMP_WAIT_POLICY": "passive",  # see execute.set_threads
         "RAY_JOB_STOP_WAIT_TIME_S": str(cluster.stop_seconds + _LAST_WORDS),
         **cluster.environment,
