@@ -38,6 +38,8 @@ IMAGES: Mapping[str, tuple[Callable[[Path], None], dict[str, int], int]] = {  # 
     "eurosat": (layouts.eurosat, {"train": 20}, 2),
     "resisc45": (layouts.resisc45, {"train": 20}, 2),
 }
+MEAN_PER_CLASS = ("flowers102", "oxford_pet", "fgvc_aircraft", "caltech101")
+"""Of the paper's 14 sets (Table 4); the others are judged by accuracy."""
 DOMAINS = ("domainnet_real", "domainnet_sketch")
 TEXTS = [f"glue_{name}" for name in layouts.GLUE] + [
     f"gluex_{n}" for n in ("cola", "sst2", "qqp", "mnli", "qnli", "rte")
@@ -49,6 +51,11 @@ def test_every_ready_task_is_tried_here() -> None:
     for name in shipped():
         task = find_task(name)
         assert task.name == name and all(one.make for one in task.sets().values()) and task.about and task.title
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_each_of_the_14_sets_has_the_paper_s_metric(name: str) -> None:
+    assert find_task(name).metric == ("mean_per_class" if name in MEAN_PER_CLASS else "accuracy")
 
 
 def made(name: str, root: Path) -> TaskData:
