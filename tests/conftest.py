@@ -14,7 +14,7 @@ settings.register_profile("same-everywhere", deadline=None, derandomize=True, da
 settings.load_profile("same-everywhere")
 
 
-pytest_plugins = ["tests.object_store", "tests.kuberay_schemas"]
+pytest_plugins = ["tests.object_store", "tests.kuberay_schemas", "tests.kubernetes_server"]
 
 
 @pytest.fixture(scope="session")

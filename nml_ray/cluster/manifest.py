@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nml_ray.cluster.command import job_command
 from nml_ray.cluster.config import KubeRayCluster, Node
 from nml_ray.cluster.submission import Submission
 
@@ -50,10 +51,7 @@ def manifests(cluster: KubeRayCluster, submission: Submission, code: bytes, ray_
 
 def driver_script(cluster: KubeRayCluster, submission: Submission) -> str:
     """The script that Ray's job server runs on the head."""
-    job, *more = submission.arguments
-    supervisor = ["-m", "nml_ray.cluster.supervisor", "--stop-seconds", str(cluster.stop_seconds)]
-    run = ["-m", "nml_ray", "run", job, "--storage", submission.storage, "--address", "auto", *more]
-    words = [cluster.python, *supervisor, submission.storage, submission.id, "--", cluster.python, *run]
+    words = job_command(submission, cluster.python, stop_seconds=cluster.stop_seconds)
     return f"#!/bin/sh\ncd {_CODE} || exit 127\nexec {shlex.join(words)}\n"
 
 

@@ -221,8 +221,8 @@ def test_the_driver_gets_its_arguments_as_they_are():
         check=True,
     ).stdout
     expected = ["-c", "-m", "nml_ray.cluster.supervisor", "--stop-seconds", "120", submission.storage, submission.id]
-    expected += ["--", "python3", "-m", "nml_ray", "run", "jobs/a b.yaml", "--storage", submission.storage]
-    assert said.strip() == str([*expected, "--address", "auto", "--set", "title=it's $(x) `y`; z"])
+    expected += ["--", "python3", "-m", "nml_ray", "run", "jobs/a b.yaml", "--set", "title=it's $(x) `y`; z"]
+    assert said.strip() == str([*expected, "--storage", submission.storage, "--address", "auto"])
 
 
 def test_code_is_sent_in_parts_and_unpacked_whole(tmp_path):
