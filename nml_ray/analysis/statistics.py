@@ -13,6 +13,7 @@ from enum import Enum
 from statistics import NormalDist
 
 from nml_ray.analysis.results import ArmResult, HeadScore
+from nml_ray.heads.config import search_name
 
 LEVEL = 0.95
 CLEAN = "0"
@@ -108,13 +109,9 @@ def binomial_error(share: float, samples: int) -> float:
 
 
 def method_of(score: HeadScore) -> str:
-    """The name that tells heads apart: "linear_probe", "mlp", "nmtune:paper", "nmtune:official".
-
-    Only NMTune carries its preset always; for other heads "paper" goes without saying.
-    """
+    """The name that tells heads apart, as in the choice of their settings; see `heads.config.search_name`."""
     preset = score.settings.get("preset")
-    plain = not preset or (preset == "paper" and score.head != "nmtune")
-    return score.head if plain else f"{score.head}:{preset}"
+    return search_name(score.head, preset) if preset else score.head
 
 
 def trained(arms: Sequence[ArmResult]) -> list[ArmResult]:

@@ -121,6 +121,14 @@ class NMTune(MlpOptions):
     the second against the features of the first. Features with one view are one view either way."""
 
 
+def search_name(head: str, preset: str) -> str:
+    """What tells heads apart, in tables and in the choice of settings: "mlp", "mlp:official", "nmtune:paper".
+
+    Only NMTune carries its preset always; for other heads "paper" goes without saying.
+    """
+    return head if preset == "paper" and head != "nmtune" else f"{head}:{preset}"
+
+
 KINDS: Mapping[str, type[HeadSetting]] = {"linear_probe": LinearProbe, "mlp": Mlp, "nmtune": NMTune}
 
 _OFFICIAL: Mapping[str, Mapping[str, Any]] = {

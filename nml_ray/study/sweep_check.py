@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nml_ray.config.document import plain
 from nml_ray.config.errors import UserError
 from nml_ray.config.validate import Misplaced
+from nml_ray.heads.config import search_name
 from nml_ray.sweep.config import SweepSettings
 from nml_ray.sweep.search import Point
 
@@ -66,7 +67,7 @@ def _lacks(stage: str, name: str, job: "Job") -> str:
         head = name.rpartition(".")[0]
         if job.heads is None:
             return "the job has no section 'heads'"
-        names = list(dict.fromkeys(search_name(setting) for setting in job.heads.expand()))
+        names = list(dict.fromkeys(search_name(one.head, one.preset) for one in job.heads.expand()))
         return f"no head '{head}', only {', '.join(names)}" if head and head not in names else ""
     if job.pretrain is None:
         return "the job has no section 'pretrain'"
@@ -79,10 +80,3 @@ def _lacks(stage: str, name: str, job: "Job") -> str:
         if zero_shot.split in ("test", "ood"):
             return f"pretrain.clip.zero_shot.split is {zero_shot.split}: a sweep is judged on validation"
     return ""
-
-
-def search_name(setting: Any) -> str:
-    """See `sweep.heads.search_name`."""
-    from nml_ray.sweep.heads import search_name as named
-
-    return named(setting)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nml_ray.heads.config import HeadSetting, HeadsSettings, parse_setting
+from nml_ray.heads.config import HeadSetting, HeadsSettings, parse_setting, search_name
 from nml_ray.storage.artifact import Artifact, Store, arrived
 from nml_ray.storage.digest import digest_of
 from nml_ray.storage.mirror import carried, present
@@ -44,14 +44,9 @@ def head_trials(
                 identity = {"version": VERSION, "features": features.digest, "setting": data, "seed": seed, **what}
                 place = {"store": carried(store.root), "features": carried(features.path)}
                 thinned = f"/{share}" if share != "1" else ""
-                name = f"{prefix}/{search_name(setting)}{thinned}/{number}/seed-{seed}"
+                name = f"{prefix}/{search_name(setting.head, setting.preset)}{thinned}/{number}/seed-{seed}"
                 trials.append(Trial(name, digest_of(identity)[:16], {**place, "setting": data, "seed": seed, **what}))
     return trials
-
-
-def search_name(setting: HeadSetting) -> str:
-    """The search that a setting competes in: its head, and for NMTune the preset too ("mlp", "nmtune:official")."""
-    return f"{setting.head}:{setting.preset}" if setting.head == "nmtune" else setting.head
 
 
 def fit_trial(trial: Trial) -> None:
@@ -147,7 +142,7 @@ def choose(results: Sequence[TrialResult], metric: str = "accuracy") -> dict[str
         by_setting.setdefault((result.setting, result.fraction), []).append(result)
     chosen: dict[str, list[TrialResult]] = {}
     for (setting, share), group in by_setting.items():
-        name = search_name(setting) + ("" if share == "1" else f", fraction {share}")
+        name = search_name(setting.head, setting.preset) + ("" if share == "1" else f", fraction {share}")
         best = chosen.setdefault(name, [])
         if not any(result.diverged for result in group) and (not best or _mean(group, metric) > _mean(best, metric)):
             chosen[name] = group

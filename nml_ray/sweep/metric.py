@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from nml_ray.heads.config import search_name
 from nml_ray.storage.artifact import Artifact
 
 HEADS_TABLE = "trials.parquet"
@@ -60,7 +61,7 @@ def _of_heads(artifact: Artifact, name: str, larger: bool) -> float:
     most = max((row["fraction"] for row in rows), key=float)
     by_search: dict[str, list[Any]] = {}
     for row in rows:
-        search = f"{row['head']}:{row['preset']}" if row["head"] == "nmtune" else row["head"]
+        search = search_name(row["head"], row["preset"])
         if row["fraction"] == most and (not head or search == head):
             by_search.setdefault(search, []).append(row[_COLUMNS[column]])
     means = [fmean(_all_there(values, artifact, name)) for values in by_search.values()]

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from head_samples import features_artifact  # type: ignore[import-not-found]
 
+from nml_ray.analysis.results import ArmResult, HeadScore
+from nml_ray.analysis.statistics import methods
 from nml_ray.features.store import read_split
 from nml_ray.heads.config import HeadsSettings, head_setting
 from nml_ray.heads.fitted import FittedHead
 from nml_ray.storage.artifact import Store
-from nml_ray.sweep.heads import TrialResult, choose, fit_trial, head_trials, search_name, trial_results
+from nml_ray.sweep.heads import TrialResult, choose, fit_trial, head_trials, trial_results
 from nml_ray.sweep.trials import run_inline
 from nml_ray.tasks import metrics
 
@@ -84,9 +86,13 @@ def test_a_setting_that_diverged_is_out_and_nothing_left_is_an_error() -> None:
         choose([lost])
 
 
-def test_presets_compete_within_a_head_and_apart_for_nmtune() -> None:
-    names = [search_name(head_setting(head, "official")) for head in ("linear_probe", "mlp", "nmtune")]
-    assert names == ["linear_probe", "mlp", "nmtune:official"]
+@pytest.mark.parametrize("head", ["linear_probe", "mlp", "nmtune"])
+def test_presets_of_a_head_are_chosen_apart_by_the_names_that_tables_use(head: str) -> None:
+    both = [result(0.7, head=head, preset="paper"), result(0.6, head=head, preset="official")]
+    chosen = choose(both)
+    assert list(chosen.values()) == [both[:1], both[1:]]
+    scores = [HeadScore(head, 0, one.setting.model_dump(mode="json"), {}) for one in both]
+    assert list(chosen) == methods([ArmResult("0", 0, 0, heads=scores)])
 
 
 def test_a_trial_repeats_to_the_bit(tmp_path: Path) -> None:

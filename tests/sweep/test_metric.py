@@ -37,6 +37,9 @@ def test_of_heads_the_best_one_counts_or_the_one_named(tmp_path):
     assert judge("heads.mlp.accuracy", True, made).value == pytest.approx((0.5 + 0.9) / 2)
     assert judge("heads.nmtune:official.accuracy", True, made).value == pytest.approx((0.3 + 0.5) / 2)
     assert judge("heads.accuracy", False, made).value == pytest.approx((0.3 + 0.1) / 2)
+    official = artifact(store, "heads", "2", "trials.parquet", [head("mlp", 0.2), head("mlp", 0.8, "official")])
+    assert judge("heads.accuracy", True, [official]).value == 0.8  # of two searches, not of their mean
+    assert judge("heads.mlp:official.accuracy", True, [official]).value == 0.8
     with pytest.raises(NotMeasured, match="has no head 'linear_probe'"):
         judge("heads.linear_probe.accuracy", True, made)
 
