@@ -8,10 +8,10 @@ from nml_ray.cli.options import job_options, read_job_of
 @click.command()
 @job_options
 @click.option("--until", "target", metavar="STAGE", default="", help="Only up to a stage or a kind of stage.")
-def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: str) -> None:
+def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: str) -> int:
     """List a job's stages, each cached or to do, and how its training data will be fed; nothing is run.
 
-    Of a sweep all stages of the trials that are known before it starts, each once.
+    Of a sweep all stages of the trials that are known before it starts, each once; and the trials that cannot be run.
 
     \b
     Examples:
@@ -27,9 +27,14 @@ def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: st
     settings, document = read_job_of(job, assignments, storage)
     study, planned = plan_job(settings, target)
     refuse_trackers(settings, document)
-    refuse_encoders(settings, document, planned)
-    data = training_data(study, planned, store_of(settings))
-    feed = feed_of(settings, document, data) if data and settings.sweep is None else None
+    data, feed, wrong = training_data(study, planned, store_of(settings)), None, dict[str, str]()
+    if settings.sweep:
+        from nml_ray.study.sweep_points import wrong_points
+
+        wrong = wrong_points(settings, document, device=False)
+    else:
+        refuse_encoders(settings, document, planned)
+        feed = feed_of(settings, document, data) if data else None
     width = max(map(len, planned))
     for name, one in planned.items():
         click.echo(f"{name:<{width}}  {one.state:<6}  {one.stage.kind}/{one.digest}")
@@ -45,3 +50,6 @@ def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: st
         mixed = mixing(settings, data)
         for name, text in [*feed.lines(), *(mixed.lines(str(data)) if mixed else ())]:
             click.echo(f"{name}: {text}")
+    for name, mistake in wrong.items():
+        click.echo(f"nml-ray: trial {name}: {mistake}", err=True)
+    return 2 if wrong else 0

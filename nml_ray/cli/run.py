@@ -60,7 +60,12 @@ def run(
     settings, document = read_job_of(job, assignments, storage)
     refuse_trackers(settings, document)
     set_threads(settings, inline)
-    if settings.sweep is None:  # a trial that cannot be run is named, and leaves the others alone
+    if settings.sweep:
+        from nml_ray.study.sweep_points import wrong_points
+
+        for name, mistake in wrong_points(settings, document, device=True).items():  # they leave the others alone
+            click.echo(f"trial {name} will fail: {mistake}", err=True)
+    else:
         planned = plan_job(settings, target)[1]
         refuse_device(settings, document, planned)
         refuse_encoders(settings, document, planned)

@@ -99,7 +99,11 @@ def refuse_feed(job: Job, document: Document, target: str = "") -> None:
     Raises:
         UserError: fewer good samples than a batch; data that the job names cannot be read.
     """
-    study, planned = plan_job(job, target)
+    refuse_feed_of(job, document, *plan_job(job, target))
+
+
+def refuse_feed_of(job: Job, document: Document, study: Study, planned: Mapping[str, Planned]) -> None:
+    """As `refuse_feed`, of a job that has been planned."""
     if all(one.state != "to do" for one in planned.values() if one.stage.kind == "pretrain"):
         return
     if data := training_data(study, planned, store_of(job)):

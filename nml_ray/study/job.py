@@ -20,7 +20,7 @@ from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.tracker_names import TrackerName
 from nml_ray.storage.location import locate
 from nml_ray.storage.shard_cache import DEFAULT_SIZE, size_of
-from nml_ray.study.sweep_check import check_sweep, text
+from nml_ray.study.sweep_check import assignments, check_sweep
 from nml_ray.sweep.config import SweepSettings
 
 VALIDATION = "pretrain_validation"
@@ -202,7 +202,7 @@ class Job(Settings):
             UserError: a field does not exist, or the values make no valid job.
         """
         own = self.model_dump(mode="json", exclude_unset=True, exclude={"sweep"})
-        return validate(Job, override(Document("sweep", own), [f"{path}={text(at)}" for path, at in point.items()]))
+        return validate(Job, override(Document("sweep", own), assignments(point)))
 
     def _check_workers(self) -> None:
         if self.pretrain and self.run.most_workers > (most := self.pretrain.microbatches()):

@@ -22,7 +22,7 @@ from nml_ray.study.job import Job
 from nml_ray.study.runner import Display, Failure, Outcome, run
 from nml_ray.study.sweep_check import metric_of, text
 from nml_ray.study.task import Context
-from nml_ray.study.union import union
+from nml_ray.study.union import Union, union
 from nml_ray.sweep.config import SweepSettings
 from nml_ray.sweep.metric import NotMeasured, judge, kind_of
 from nml_ray.sweep.search import Asked, larger_is_better, searcher
@@ -78,7 +78,7 @@ def run_round(job: Job, asked: Sequence[Asked], context: Context, display: Displ
     """Make the stages of trials that are run together; what becomes of each. One that fails leaves the others alone."""
     studies, mistakes = studies_of(job, asked)
     joined = union(studies)
-    plan = plan_study(Study(list(joined.stages.values()), joined.given), context.store)
+    plan = plan_study(study_of(joined), context.store)
     outcome = run(plan, context, display, joined.given, links, patient=True)
     names = dict(zip(studies, joined.names, strict=True))
     return [
@@ -90,16 +90,34 @@ def run_round(job: Job, asked: Sequence[Asked], context: Context, display: Displ
 
 
 def first_round(job: Job) -> Study:
-    """The stages of the trials that are known before anything has run, each once.
+    """The stages of the trials that are known before anything has run, each once; of those that make a study.
 
     Raises:
-        UserError: data that a trial names cannot be read.
+        UserError: none does.
     """
+    asked = first_asked(job)
+    studies, mistakes = studies_of(job, asked)
+    if not studies:
+        raise none_is_right({said(one): mistakes[key_of(one)] for one in asked})
+    return study_of(union(studies))
+
+
+def none_is_right(wrong: Mapping[str, str]) -> UserError:
+    """What is told where every trial is wrong, given its mistake by how it is called."""
+    first, *others = wrong
+    if len(set(wrong.values())) == 1:
+        return UserError(wrong[first])
+    return UserError(f"{wrong[first]}; {len(others)} more trials are wrong, and none is right", where=f"trial {first}")
+
+
+def first_asked(job: Job) -> list[Asked]:
+    """The trials that are known before anything has run."""
     settings = _sweep_of(job)
-    studies, mistakes = studies_of(job, searcher(settings).ask(settings.round))
-    for key, mistake in mistakes.items():
-        raise UserError(f"trial {key}: {mistake}")
-    joined = union(studies)
+    return searcher(settings).ask(settings.round)
+
+
+def study_of(joined: Union) -> Study:
+    """A union as one study."""
     return Study(list(joined.stages.values()), joined.given)
 
 

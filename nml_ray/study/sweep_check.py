@@ -23,6 +23,11 @@ def text(value: Any) -> str:
     return json.dumps(plain(value))
 
 
+def assignments(point: Point) -> list[str]:
+    """A point as overrides of the job."""
+    return [f"{path}={text(at)}" for path, at in point.items()]
+
+
 def points_to_check(sweep: SweepSettings) -> Iterator[tuple[str, Point]]:
     """A point for every value, or end of a range, of every field, with the others at their first; and its field."""
     first: dict[str, Any] = {path: space.ends()[0] for path, space in sweep.search.items()}
