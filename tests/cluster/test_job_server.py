@@ -1,0 +1,136 @@
+"""What a job server's client says where no job server is: one line, soon, with the fix."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from nml_ray.cluster import job_server
+from nml_ray.cluster.job_server import JobServer
+from nml_ray.config.errors import UserError
+
+
+@contextmanager
+def answering(status: int, text: str, headers: dict[str, str] | None = None) -> Iterator[str]:
+    """The address of a server that answers every GET so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def saying(words: bytes) -> Iterator[int]:
+    """The port of something that says a word to whoever connects, and nothing more."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        held = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                held.append(connection)
+                connection.sendall(words)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in held:
+                connection.close()
+
+
+def refusal(address: str, **options: bool) -> str:
+    with pytest.raises(UserError) as caught:
+        JobServer(address, **options).job("demo-1")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{address.rstrip('/')}: ")
+    return message
+
+
+def test_nothing_listens():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert "nothing listens there" in refusal(f"http://127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(200, "<html>hello</html>"), (404, "no"), (200, "[]"), (200, "{}"), (500, "")]
+)
+def test_another_server(status, text):
+    with answering(status, text) as address:
+        assert f"no Ray dashboard (status {status}" in refusal(address)
+
+
+def test_a_page_to_log_in():
+    with answering(302, "", {"Location": "https://login.example.org/"}) as address:
+        assert "sends elsewhere" in refusal(address)
+
+
+def test_another_version_of_ray():
+    with answering(200, '{"authentication_mode": "disabled", "ray_version": "2.9.3"}') as address:
+        assert "the cluster runs Ray 2.9.3, this machine has" in refusal(address)
+
+
+def test_no_http():
+    with saying(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
+        assert "speaks no HTTP" in refusal(f"http://127.0.0.1:{port}")
+
+
+def test_silence(monkeypatch):
+    monkeypatch.setattr(job_server, "ANSWER", 0.3)
+    with saying(b"") as port:
+        assert "does not answer within" in refusal(f"http://127.0.0.1:{port}")
+
+
+def test_a_server_that_dribbles_its_answer(monkeypatch):
+    monkeypatch.setattr(job_server, "ANSWER", 0.3)
+    with saying(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{") as port:
+        assert "does not answer within" in refusal(f"http://127.0.0.1:{port}")
+
+
+def test_tls_where_there_is_none():
+    with answering(200, "{}") as address:
+        assert "speaks no TLS" in refusal(address.replace("http://", "https://"))
+
+
+def test_a_name_that_nobody_has():
+    message = refusal("http://head.invalid:8265")
+    assert "cannot be resolved" in message or "does not answer" in message
+
+
+def test_a_bad_token_file_is_told_before_anything_is_sent(tmp_path):
+    path = tmp_path / "token"
+    path.write_text("0123456789abcdef")
+    path.chmod(0o644)
+    with (
+        answering(200, '{"authentication_mode": "token"}') as address,
+        pytest.raises(UserError, match="open to others"),
+    ):
+        JobServer(address, str(path)).job("demo-1")
