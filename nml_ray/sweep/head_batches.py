@@ -2,13 +2,13 @@
 
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from nml_ray.config.errors import UserError
 from nml_ray.heads.config import parse_setting
 from nml_ray.storage.artifact import Store
 from nml_ray.storage.digest import canonical_json, digest_of
-from nml_ray.sweep.heads import leave, samples
+from nml_ray.storage.mirror import present
+from nml_ray.sweep.heads import arrived_at, leave, samples
 from nml_ray.sweep.trials import Trial
 
 BATCHED = "batched"
@@ -55,7 +55,7 @@ def fit_together(batch: Trial) -> None:
     """
     trials = members(batch)
     attempts = [
-        Store(Path(trial.payload["store"])).attempt("trial", trial.digest, trial=trial.name) for trial in trials
+        Store(present(trial.payload["store"])).attempt("trial", trial.digest, trial=trial.name) for trial in trials
     ]
     open_ones = dict(enumerate(attempts))
     try:
@@ -64,7 +64,7 @@ def fit_together(batch: Trial) -> None:
         device = _found(batch.payload["device"])
         settings = [parse_setting(trial.payload["setting"]) for trial in trials]
         seeds = [trial.payload["seed"] for trial in trials]
-        train, validation, metric = samples(trials[0].payload)
+        train, validation, metric = samples(arrived_at(trials[0].payload))
         given = Samples(train.values, train.labels, train.hashes)
         for fit in fit_batches(settings, seeds, given, device):
             attempt = open_ones[fit.number]

@@ -58,11 +58,16 @@ def fit_trial(trial: Trial) -> None:
     """
     attempt = Store(present(trial.payload["store"])).attempt("trial", trial.digest, trial=trial.name)
     try:
-        facts = _fit({**trial.payload, "features": str(arrived(trial.payload["features"]))}, attempt.path)
+        facts = _fit(arrived_at(trial.payload), attempt.path)
     except Exception:
         attempt.fail(traceback.format_exc())
         raise
     attempt.finish(**facts)
+
+
+def arrived_at(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's payload with its features as a path on this machine, to which they are brought if need be."""
+    return {**payload, "features": str(arrived(payload["features"]))}
 
 
 def _fit(payload: Mapping[str, Any], target: Path) -> dict[str, Any]:

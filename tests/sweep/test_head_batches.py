@@ -1,5 +1,6 @@
 """Trials that are trained as one program leave what each of them leaves alone."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from nml_ray.features.store import feature_path, read_split
 from nml_ray.heads.config import HeadsSettings
 from nml_ray.heads.fitted import FittedHead
 from nml_ray.storage.artifact import Store
+from nml_ray.storage.mirror import working_root
 from nml_ray.sweep.head_batches import fit_together, members, of_members, together
 from nml_ray.sweep.heads import fit_trial, head_trials, trial_results
 from nml_ray.sweep.trials import Trial, TrialsFailed, run_inline, unfinished
+from tests.object_store import Bucket
 
 SETTINGS = HeadsSettings.model_validate(
     {
@@ -68,6 +71,18 @@ def test_each_leaves_the_artifact_that_it_leaves_alone(tmp_path: Path) -> None:
         )
     record = store.artifact("trial", results[1][0].digest).record  # type: ignore[union-attr]
     assert (record["form"], record["device"], record["together"]) == ("batched", "cpu", 4)
+
+
+@pytest.mark.long
+def test_a_batch_finds_its_features_on_an_object_store(bucket: Bucket, tmp_path: Path) -> None:
+    root = working_root(str(bucket.at("runs")), str(tmp_path))
+    trials = trials_in(Store(root), "one")[:2]
+    assert str(root) not in str(trials[0].payload)  # as it goes to workers: `mirror.carried`
+    shutil.rmtree(root)  # another machine has nothing yet
+    (batch,) = together(trials, "cpu")
+    fit_together(batch)
+    assert not unfinished(trials, Store(root))
+    assert len({result.digest for result in trial_results(trials, Store(root))}) == 2
 
 
 def test_what_fails_is_named_trial_by_trial_and_what_had_finished_stays(tmp_path: Path) -> None:
