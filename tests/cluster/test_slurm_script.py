@@ -32,8 +32,16 @@ def lines(text: str) -> list[str]:
 
 def test_options_follow_the_cluster_file():
     own = cluster(
-        **{"nodes": 4, "cpus_per_node": 16, "gpus_per_node": 8, "memory_per_node": "64GiB", "exclusive": True},
-        **{"partition": "gpu", "account": "lab", "qos": "high", "stop_seconds": 300, "options": ["--constraint=h100"]},
+        nodes=4,
+        cpus_per_node=16,
+        gpus_per_node=8,
+        memory_per_node="64GiB",
+        exclusive=True,
+        partition="gpu",
+        account="lab",
+        qos="high",
+        stop_seconds=300,
+        options=["--constraint=h100"],
     )
     told = lines(script(own))
     assert {
