@@ -1,7 +1,8 @@
 """A sweep over the fields of a job: rounds of trials, each of which is the stages that its job alone would be.
 
 So every trial leaves the artifacts that `nml-ray run` of its point leaves, points that agree in a stage share it, and a
-sweep that was killed goes on where it was: what is there is not made again. Leaves in the study's directory
+sweep that was killed goes on where it was: what is there is not made again. Only its heads leave the test sets unread;
+those of the best trial are then measured on them, its fits being there. Leaves in the study's directory
 
     trials.parquet    every trial: see `study.sweep_table`
     stages.json, report.html, ...    of the best trial, as of a job of its own

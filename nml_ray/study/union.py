@@ -26,7 +26,8 @@ class Union:
 
 
 def union(studies: Mapping[str, Study]) -> Union:
-    """One graph of the stages of studies, which are called by their keys; without their reports.
+    """One graph of the stages of studies, which are called by their keys; without their reports, and with heads that
+    are chosen on validation and leave test sets unread.
 
     A stage keeps the name that it has in the first study that needs it, with `@KEY` where another already has that
     name. Stages of a loader are grouped with those alone that differ in their noise, as in a job.
@@ -36,7 +37,7 @@ def union(studies: Mapping[str, Study]) -> Union:
     by_digest: dict[tuple[str, str], str] = {}
     names: list[dict[str, str]] = []
     for key, study in studies.items():
-        own = ordered(stage for stage in study.stages if stage.kind != "report")
+        own = ordered(_unread(stage) for stage in study.stages if stage.kind != "report")
         known, called = digests(own), dict[str, str]()
         for name, stage in own.items():
             artifact = (stage.kind, known[name])
@@ -49,6 +50,10 @@ def union(studies: Mapping[str, Study]) -> Union:
             called[name] = by_digest[artifact]
         names.append(called)
     return Union(stages, given, names)
+
+
+def _unread(stage: Stage) -> Stage:
+    return replace(stage, settings={**stage.settings, "test": False}) if stage.kind == "heads" else stage
 
 
 def _group(stage: Stage, inputs: Mapping[str, str]) -> str:

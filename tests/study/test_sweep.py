@@ -20,6 +20,11 @@ from nml_ray.study.union import union
 from tests.study.sweep_jobs import EPOCHS, RATE, features, job_of, quiet, rows_of
 
 
+def results_of(artifact):
+    (path,) = artifact.glob("*/results.json")
+    return json.loads(path.read_text())
+
+
 @pytest.mark.long
 def test_a_grid_leaves_a_table_a_summary_and_the_report_of_the_best(tmp_path, capsys):
     job = job_of(tmp_path, {"search": {RATE: [1e-7, 0.1], EPOCHS: [1, 5]}})
@@ -31,13 +36,14 @@ def test_a_grid_leaves_a_table_a_summary_and_the_report_of_the_best(tmp_path, ca
     best = max(rows, key=lambda row: row["value"])
     assert [row["best"] for row in rows] == [row is best for row in rows] and json.loads(best["point"])[RATE] == 0.1
     assert best["value"] > 0.7 and not done.outcome.failures
-    # The report is of the best, and shows the artifacts of its trial.
+    # The report is of the best: its test set alone was read, by heads that its trial has fitted.
     stages = json.loads((done.directory / "stages.json").read_text())
-    kept = dict(best["artifacts"])["heads/given"]
-    assert (
-        kept.split("/")[1] in stages["heads/given"]
-        and "the best of 4 trials by heads.score" in (done.directory / "report.html").read_text()
-    )
+    kept = [tmp_path / "runs" / dict(row["artifacts"])["heads/given"] for row in rows]
+    assert len(list((tmp_path / "runs/heads").iterdir())) == 5 and len(list((tmp_path / "runs/trial").iterdir())) == 4
+    assert all(set(entry["scores"]) == {"validation"} for path in kept for entry in results_of(path))
+    (entry,) = results_of((done.directory / stages["heads/given"]).parent)
+    assert set(entry["scores"]) == {"validation", "test"}
+    assert "the best of 4 trials by heads.score" in (done.directory / "report.html").read_text()
     page = (done.directory / "report.html").read_text()
     assert "The sweep that chose this" in page and f"heads.score against {RATE}" in page
     assert call(["report", str(done.directory)]) == 0 and "report.html" in capsys.readouterr().out
@@ -52,8 +58,8 @@ def test_a_trial_is_what_its_job_alone_is_and_trials_share_stages(tmp_path):
     known = digests(joined.stages)
     for rate, names in zip((0.01, 0.1), joined.names, strict=True):
         alone = job_of(tmp_path, {"search": {RATE: [rate]}}).at({RATE: rate})
-        own = digests(ordered(stage for stage in expand(alone).stages if stage.kind != "report"))
-        assert {name: known[called] for name, called in names.items()} == own
+        own = digests(ordered(stage for stage in expand(alone).stages if stage.kind not in ("report", "heads")))
+        assert {name: known[called] for name, called in names.items() if not name.startswith("heads/")} == own
     assert {stage.group for stage in joined.stages.values() if stage.kind == "heads"} == {"all"}
 
 
@@ -162,6 +168,6 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
             assert done.returncode == -signal.SIGKILL
             assert len(list((root / "runs/heads").iterdir())) == 2
         execute(job, quiet(), inline=True)
-        assert len(list((root / "runs/heads").glob("*/attempt-*"))) == 4
+        assert len(list((root / "runs/heads").glob("*/attempt-*"))) == 5  # the best is measured on test too
         results.append([(row["point"], row["value"], row["artifacts"]) for row in rows_of(root)])
     assert results[0] == results[1]

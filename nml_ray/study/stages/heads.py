@@ -5,6 +5,8 @@ Leaves in each artifact
     trials.parquet   every trial: head, preset, setting (JSON), head_seed, fraction of the training samples, validation
                      scores (of the task's `metric` too), diverged, trial, chosen
     results.json     a list, for each chosen head and head seed the fields of `HeadScore`
+
+With the setting `test: false`, that of a sweep's trials, no test set is opened: scores are of validation alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -183,6 +185,7 @@ def _finish(task: Task, results: Sequence[TrialResult]) -> None:
     chosen = [result for group in choose(results, metric).values() for result in group]
     _write_trials(task.attempt.path / TRIALS_FILE, results, {result.digest for result in chosen}, metric)
     names = ["test", *map(ood_split, facts["ood"])] if facts else [s for s in MEASURED if (directory / s).is_dir()]
+    names = names if task.stage.settings.get("test", True) else []
     measured = {split: _measured(directory, split, facts) for split in names}
     write_json(task.attempt.path / RESULTS_FILE, [_entry(result, measured, facts) for result in chosen])
     samples = {split: len(features.labels) for split, features in measured.items()} if facts else {}
