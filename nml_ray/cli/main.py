@@ -11,6 +11,12 @@ from nml_ray.config.errors import UserError, nearest_name
 COMMANDS: Mapping[str, str] = {
     "run": "nml_ray.cli.run:run",
     "plan": "nml_ray.cli.plan:plan",
+    "submit": "nml_ray.cli.submit:submit",
+    "list": "nml_ray.cli.submissions:list_submissions",
+    "status": "nml_ray.cli.submissions:status",
+    "logs": "nml_ray.cli.submissions:logs",
+    "stop": "nml_ray.cli.submissions:stop",
+    "cluster": "nml_ray.cli.cluster:cluster",
     "report": "nml_ray.cli.report:report",
     "audit": "nml_ray.cli.audit:audit",
     "doctor": "nml_ray.cli.doctor:doctor",
@@ -56,6 +62,7 @@ def cli() -> None:
       nml-ray run demo                        the whole study on the icons that ship with it
       nml-ray plan demo                       what that would do
       nml-ray run my.yaml --set pretrain.epochs=20 --until extract
+      nml-ray submit my.yaml --cluster lab.yaml --follow
       nml-ray init study                      copies of all job files to start from
     """
 

@@ -1,5 +1,6 @@
 """What a supervisor tells of its job every few seconds, and what that means to those who read it."""
 
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from typing import Any, Literal, Self
 from nml_ray.cluster.submission import Status
 from nml_ray.storage.lease import EXPIRY, process_started
 
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
 BeatState = Literal["running", "stopping", "succeeded", "failed", "stopped"]
 
 
@@ -70,6 +72,9 @@ class Beat:
 
 def said(output: str) -> str:
     """The last line of some output that says something, as one short line without control characters; "" if none."""
-    lines = (line.rpartition("\r")[2] or line.rstrip("\r").rpartition("\r")[2] for line in output.split("\n"))
-    clean = ["".join(character for character in line if character.isprintable()).strip() for line in lines]
-    return next((line[:200] for line in reversed(clean) if line), "")
+    for line in reversed(_CONTROL.sub("", output).split("\n")):
+        shown = line.rstrip("\r").rpartition("\r")[2]  # what stays of a line that was written over
+        clean = "".join(character for character in shown if character.isprintable()).strip()
+        if clean:
+            return clean[:200]
+    return ""

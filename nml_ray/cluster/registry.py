@@ -2,11 +2,12 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
-from nml_ray.cluster.submission import Submission
+from nml_ray.cluster.submission import Status, Submission
 from nml_ray.config.errors import UserError, nearest_name
-from nml_ray.storage.atomic import json_bytes, write_bytes
+from nml_ray.storage.atomic import json_bytes, read_json_if_whole, write_bytes
 
 
 def directory() -> Path:
@@ -25,6 +26,23 @@ def remember(submission: Submission) -> None:
 def forget(id: str) -> None:
     """Keep a submission no longer; nothing of the job itself is touched."""
     (directory() / f"{id}.json").unlink(missing_ok=True)
+    _end(id).unlink(missing_ok=True)
+
+
+def remember_end(id: str, status: Status) -> None:
+    """Keep how a submission ended, so that nobody need be asked again."""
+    _end(id).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_bytes(_end(id), json_bytes(asdict(status)), durable=False)
+
+
+def end_of(id: str) -> Status | None:
+    """How a submission ended, where that was kept."""
+    found = read_json_if_whole(_end(id))
+    return Status(**found) if found else None
+
+
+def _end(id: str) -> Path:
+    return directory() / "ended" / f"{id}.json"
 
 
 def known() -> list[Submission]:
@@ -40,7 +58,10 @@ def find(id: str) -> Submission:
         UserError: there is none, or several begin so.
     """
     submissions = known()
-    if id == "last" and submissions:
+    if not submissions:
+        fix = "`nml-ray submit`, or --storage with the storage on which one left its record"
+        raise UserError("nothing was submitted from this machine yet", where="ID", expected=fix)
+    if id == "last":
         return submissions[0]
     exact = [one for one in submissions if one.id == id]
     matching = exact or [one for one in submissions if one.id.startswith(id)]

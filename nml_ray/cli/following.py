@@ -1,0 +1,40 @@
+"""A submitted job's output on this terminal, until it ends or the user lets go of it."""
+
+import sys
+
+import click
+
+from nml_ray.cluster.submission import Submission
+
+LET_GO = 130
+
+
+def come_back(id: str, storage: str | None = None) -> str:
+    """How to get at a submission later."""
+    place = f" --storage {storage}" if storage else ""
+    return f"later: nml-ray status {id}{place} | nml-ray logs -f {id}{place} | nml-ray stop {id}{place}"
+
+
+def stream(submission: Submission, storage: str | None = None) -> int:
+    """Show a job's output to its end; the exit code is the job's, 130 if it was stopped or Ctrl-C let go of it."""
+    from nml_ray.cluster.ask import follow, standing
+
+    try:
+        for text in follow(submission):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        found = standing(submission)
+    except KeyboardInterrupt:
+        click.echo(f"\nnml-ray: the job goes on; {come_back(submission.id, storage)}", err=True)
+        return LET_GO
+    for note in found.notes:
+        click.echo(f"nml-ray: {note}", err=True)
+    status = found.status
+    if status.state != "succeeded":
+        words = f": {status.message}" if status.state == "lost" and status.message else ""
+        click.echo(f"nml-ray: {submission.id} {status.state}{words}", err=True)
+    if status.state == "stopped":
+        return LET_GO
+    if status.state == "succeeded":
+        return 0
+    return 2 if status.exit_code == 2 else 1

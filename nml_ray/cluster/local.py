@@ -1,0 +1,161 @@
+"""This machine as a cluster: a submitted job runs in the background, on a Ray of its own."""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from nml_ray.cluster import registry
+from nml_ray.cluster.beat import said
+from nml_ray.cluster.command import job_command
+from nml_ray.cluster.config import LocalCluster
+from nml_ray.cluster.package import Package
+from nml_ray.cluster.record import record_of
+from nml_ray.cluster.submission import Status, Submission
+from nml_ray.cluster.watch import follow, status_of
+from nml_ray.config.cores import whole_cores
+from nml_ray.config.errors import UserError
+from nml_ray.storage.lease import process_started
+from nml_ray.storage.patience import QUICK
+
+OUTPUT = "supervisor.log"
+_FRESH = 3600.0  # seconds in which unpacked code may still be waiting for its job
+
+
+class Cluster:
+    """See `backend.Backend`. Relative paths of a job mean here what they mean to `nml-ray run`."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.cluster = cluster
+
+    @property
+    def python(self) -> str:
+        """The interpreter; this one unless the file names another."""
+        return self.cluster.python if "python" in self.cluster.model_fields_set else sys.executable
+
+    def check(self) -> tuple[str, ...]:
+        """The interpreter and the CPUs."""
+        if shutil.which(os.path.expanduser(self.python)) is None:
+            raise UserError(f"python = {self.python} is not there", expected="an interpreter of this machine")
+        return (f"this machine, {socket.gethostname()}: {whole_cores()} CPUs", f"interpreter: {self.python}")
+
+    def render(self, submission: Submission, package: Package) -> str:
+        """The command that is started, as a shell would take it."""
+        code = self._code(package.digest)
+        variables = [f"{name}={value}" for name, value in self._variables(code).items()]
+        command = ["env", *variables, *self._command(submission, code)]
+        return f"cd {shlex.quote(self.cluster.code.directory)} && setsid {shlex.join(command)} &\n"
+
+    def submit(self, submission: Submission, package: Package) -> Mapping[str, str]:
+        """Start the supervisor, which outlives this process."""
+        _remove_old_code()
+        code = self._code(package.digest)
+        _unpack(package, code)
+        directory = _state() / "jobs" / submission.id
+        directory.mkdir(parents=True, mode=0o700)
+        with open(directory / OUTPUT, "wb") as output:
+            process = subprocess.Popen(
+                self._command(submission, code),
+                cwd=self.cluster.code.directory,
+                env={**os.environ, **self._variables(code)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return {
+            "host": socket.gethostname(),
+            "pid": str(process.pid),
+            "process": str(process_started(process.pid)),
+            "directory": str(directory),
+        }
+
+    def status(self, submission: Submission) -> Status | None:
+        """By the process and the record that it keeps; None on another machine."""
+        if submission.handle.get("host") != socket.gethostname():
+            return None
+        running = _runs(submission)
+        try:
+            found = status_of(record_of(submission.storage, submission.id), QUICK)
+        except UserError as error:
+            return Status("running", f"its storage does not answer: {error}") if running else None
+        if found and running and found.state == "lost":  # this machine slept, or its storage cannot be written
+            return Status("running", found.message)
+        if found:
+            return replace(found, source="cluster")
+        if running:
+            return Status("running", "starting")
+        output = Path(submission.handle["directory"]) / OUTPUT
+        last = said(output.read_text(errors="replace")) if output.is_file() else ""
+        return Status("failed", last or "ended before it began")
+
+    def follow(self, submission: Submission) -> Iterator[str]:
+        """By the record."""
+        return follow(record_of(submission.storage, submission.id), lambda: self.status(submission))
+
+    def stop(self, submission: Submission) -> None:
+        """Have the supervisor stop it."""
+        if (host := submission.handle.get("host", "")) != socket.gethostname():
+            raise UserError(f"runs on {host}", where=submission.id, expected="`nml-ray stop` on that machine")
+        if _runs(submission):
+            os.kill(int(submission.handle["pid"]), signal.SIGTERM)
+
+    def up(self) -> None:
+        """Nothing to do: each job starts a Ray of its own."""
+
+    def down(self) -> None:
+        """Nothing to do: what a job started ends with it."""
+
+    def _command(self, submission: Submission, code: Path) -> list[str]:
+        job, *options = submission.arguments
+        here = replace(submission, arguments=(str(code / job), *options))
+        return job_command(here, self.python, address="")
+
+    def _code(self, digest: str) -> Path:
+        return _state() / "code" / digest
+
+    def _variables(self, code: Path) -> dict[str, str]:
+        """Modules are found in what was sent, whatever becomes of the directory in which the job runs."""
+        path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+        return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **self.cluster.environment}
+
+
+def _state() -> Path:
+    return registry.directory().parent
+
+
+def _runs(submission: Submission) -> bool:
+    handle = submission.handle
+    return process_started(int(handle["pid"])) == int(handle["process"])
+
+
+def _unpack(package: Package, target: Path) -> None:
+    """Unpack code unless the same is there already."""
+    if target.is_dir():
+        os.utime(target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
+    package.copy_to(aside)
+    try:
+        aside.rename(target)
+    except OSError:  # another submission was faster
+        shutil.rmtree(aside)
+
+
+def _remove_old_code() -> None:
+    """Remove code that no running job of this machine uses."""
+    host = socket.gethostname()
+    here = [one for one in registry.known() if one.kind == "local" and one.handle.get("host") == host]
+    used = {one.code for one in here if _runs(one)}
+    for directory in (_state() / "code").glob("*"):
+        if directory.name not in used and time.time() - directory.stat().st_mtime > _FRESH:
+            shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""How a submission stands and what it prints, by what its supervisor leaves on storage."""
+
+import codecs
+import time
+from collections.abc import Callable, Iterator
+
+from nml_ray.cluster.beat import Beat
+from nml_ray.cluster.record import DRIVER, STATUS, SUBMISSION, Record
+from nml_ray.cluster.submission import Status, Submission
+from nml_ray.storage import remote
+from nml_ray.storage.patience import Patience
+
+_LOCAL_PACE, _REMOTE_PACE = 0.2, 3.0  # seconds between two looks
+
+
+def beat_of(record: Record, patience: Patience | None = None) -> Beat | None:
+    """The last sign of life; None before the first.
+
+    Raises:
+        UserError: the storage cannot be reached.
+    """
+    data = record.read_json(STATUS, patience)
+    return Beat.from_data(data) if data else None
+
+
+def status_of(record: Record, patience: Patience | None = None) -> Status | None:
+    """How a submission stands; None where nothing is told of it. See `beat_of`."""
+    beat = beat_of(record, patience)
+    return beat.status(time.time()) if beat else None
+
+
+def submission_of(record: Record, patience: Patience | None = None) -> Submission | None:
+    """What was submitted; None where that could not be kept. See `beat_of`."""
+    data = record.read_json(SUBMISSION, patience)
+    return Submission.from_data(data) if data else None
+
+
+class Tail:
+    """The driver's log from its beginning on, as far as it is there."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._name = ""
+        self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def more(self, patience: Patience | None = None) -> str:
+        """What has come since the last call.
+
+        Raises:
+            UserError: the storage cannot be reached.
+        """
+        text = ""
+        for name, size in self._parts(patience):
+            if name < self._name:
+                continue
+            if name > self._name:
+                self._name, self._offset = name, 0
+            if size > self._offset:
+                data = self._read(name, size, patience)
+                self._offset += len(data)
+                text += self._decoder.decode(data)
+        return text
+
+    def _parts(self, patience: Patience | None) -> list[tuple[str, int]]:
+        at = self.record.at(DRIVER)
+        if not at.remote:
+            return [(name, (at.local / name).stat().st_size) for name in self.record.names(DRIVER)]
+        try:
+            return [(found.name, found.size) for found in remote.objects(at, patience)]
+        except remote.NotThere:
+            return []
+
+    def _read(self, name: str, size: int, patience: Patience | None) -> bytes:
+        at = self.record.at(f"{DRIVER}/{name}")
+        if at.remote:
+            return remote.read_range(at, self._offset, size - self._offset, patience)
+        with open(at.local, "rb") as file:
+            file.seek(self._offset)
+            return file.read()
+
+
+def follow(record: Record, status: Callable[[], Status | None]) -> Iterator[str]:
+    """The driver's log as it comes, in pieces of text, to the job's end.
+
+    Args:
+        record: of the submission.
+        status: how it stands; the log ends when that has.
+
+    Raises:
+        UserError: the storage cannot be reached.
+    """
+    tail = Tail(record)
+    pace = _REMOTE_PACE if record.location.remote else _LOCAL_PACE
+    while True:
+        found = status()
+        if text := tail.more():
+            yield text
+        if found and found.ended:
+            return
+        time.sleep(pace)

@@ -1,0 +1,189 @@
+"""The record of a submission and those who read it: on a disk, on an object store, after a death, as it grows."""
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nml_ray.cluster import parts, registry, watch
+from nml_ray.cluster.beat import Beat, said
+from nml_ray.cluster.parts import Parts
+from nml_ray.cluster.record import Record, record_of, submissions_on
+from nml_ray.cluster.submission import Status, Submission, new_id
+from nml_ray.config.errors import UserError
+from nml_ray.storage.location import Location
+from nml_ray.storage.patience import Patience
+from tests.object_store import Bucket, Fault
+
+NOW = 1_000_000.0
+BEAT = Beat("running", 1, "elsewhere", 7, 5, started=NOW - 100, heartbeat=NOW - 5, message="pretrain: 40 %")
+SUBMISSION = Submission("demo-1", "demo", {"kind": "local"}, "/data/runs", ("job.yaml", "--inline"), "0f", "2026-11-24")
+
+
+@pytest.fixture(params=["disk", "object store"])
+def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
+    if request.param == "disk":
+        return record_of(str(tmp_path), "demo-1")
+    return record_of(str(request.getfixturevalue("bucket").at("runs")), "demo-1")
+
+
+def test_what_is_not_there_is_nothing(record):
+    assert record.read("status.json") is None
+    assert record.names("driver") == []
+    assert watch.status_of(record) is None
+    assert watch.submission_of(record) is None
+    assert watch.Tail(record).more() == ""
+
+
+def test_files_are_kept_by_name(record):
+    record.write_json("submission.json", SUBMISSION.to_data())
+    record.write("driver/000001.log", b"one")
+    record.write("driver/000002.log", b"two")
+    assert watch.submission_of(record) == SUBMISSION
+    assert b"".join(record.parts("driver")) == b"onetwo"
+    assert record.names("driver") == ["000001.log", "000002.log"]
+    above = record.location
+    assert submissions_on(str(Location(above.scheme, above.path.rpartition("/submissions/")[0]))) == ["demo-1"]
+
+
+def test_a_storage_without_submissions_has_none(tmp_path):
+    assert submissions_on(str(tmp_path / "nowhere")) == []
+
+
+def test_a_file_that_a_crash_tore_counts_as_none(tmp_path):
+    record = record_of(str(tmp_path), "x")
+    record.write("status.json", b'{"state": ')
+    assert watch.status_of(record) is None
+
+
+def test_logs_are_read_as_they_grow(record, monkeypatch):
+    monkeypatch.setattr(parts, "FULL", 10)
+    log, tail = Parts(record, "driver", ".log"), watch.Tail(record)
+    seen = ""
+    for piece in ["a", "", "bcdefghijk", "\u00e9" * 8, "0123456789" * 3, "end\n"]:
+        log.add(piece.encode())
+        log.flush()
+        seen += tail.more()
+    assert seen == "abcdefghijk" + "\u00e9" * 8 + "0123456789" * 3 + "end\n"
+    later = Parts(record, "driver", ".log")
+    later.add(b"again")
+    later.flush()
+    assert tail.more() == "again"
+    assert watch.Tail(record).more() == seen + "again"
+    if record.location.remote:
+        assert all(len(part) <= 10 for part in record.parts("driver"))
+
+
+def test_a_character_cut_in_two_is_put_together(tmp_path):
+    record = record_of(str(tmp_path), "x")
+    log, tail = Parts(record, "driver", ".log"), watch.Tail(record)
+    log.add("né".encode()[:2])
+    log.flush()
+    assert tail.more() == "n"
+    log.add("né".encode()[2:])
+    log.flush()
+    assert tail.more() == "é"
+
+
+def test_what_could_not_be_written_is_written_later(bucket: Bucket):
+    record = record_of(str(bucket.at("runs")), "x")
+    log = Parts(record, "driver", ".log")
+    bucket.faults.spoil = lambda method, path: Fault(status=503) if method == "PUT" else None
+    log.add(b"one ")
+    with pytest.raises(UserError, match="cannot be reached"):
+        log.flush(Patience(total=0))
+    bucket.faults.spoil = lambda method, path: None
+    log.add(b"two")
+    log.flush()
+    assert b"".join(record.parts("driver")) == b"one two"
+
+
+def test_what_waits_too_long_is_dropped_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_MOST", 10)
+    record = record_of(str(tmp_path), "x")
+    log = Parts(record, "driver", ".log")
+    log.add(b"0123456789abcde")
+    while log._waiting:
+        log.flush()
+    text = b"".join(record.parts("driver")).decode()
+    assert text == "\n[5 bytes are lost here: the storage could not be written]\n56789abcde"
+
+
+def test_the_log_is_followed_to_the_end(tmp_path):
+    record = record_of(str(tmp_path), "x")
+    log = Parts(record, "driver", ".log")
+    states = iter([None, Status("running"), Status("running"), Status("succeeded")])
+
+    def status() -> Status | None:
+        log.add(b"line\n")
+        log.flush()
+        return next(states)
+
+    assert "".join(watch.follow(record, status)) == "line\n" * 4
+
+
+def test_a_beat_is_kept_as_data():
+    assert Beat.from_data({**BEAT.to_data(), "of a newer version": 1}) == BEAT
+
+
+def test_a_job_whose_supervisor_is_silent_is_lost():
+    assert BEAT.status(NOW) == Status("running", "pretrain: 40 %", None, "storage")
+    assert replace(BEAT, state="stopping").status(NOW).message == "stopping: pretrain: 40 %"
+    lost = BEAT.status(NOW + 56)
+    assert (lost.state, lost.message) == ("lost", "no sign of life from elsewhere for 61 s; last: pretrain: 40 %")
+    here = replace(BEAT, host=socket.gethostname(), pid=2**22 + 1)
+    assert here.status(NOW).state == "lost"
+    ended = replace(BEAT, state="failed", exit_code=1, ended=NOW)
+    assert ended.status(NOW + 1e9) == Status("failed", "pretrain: 40 %", 1, "storage")
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("", ""),
+        ("one\ntwo\n\n \n", "two"),
+        ("one\n\x1b[2K\x1b[31mtwo\x1b[0m\n", "two"),
+        ("1 %\r2 %\r3 %", "3 %"),
+        ("1 %\r2 %\r\n", "2 %"),
+        ("x" * 999, "x" * 200),
+    ],
+)
+def test_the_last_words_are_one_short_line(output, line):
+    assert said(output) == line
+
+
+@given(st.text(max_size=200))
+def test_any_output_gives_a_line_that_can_be_shown(output):
+    assert said(output).isprintable()
+
+
+def test_submissions_of_this_machine_are_found_by_a_beginning(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="nothing was submitted from this machine yet"):
+        registry.find("last")
+    for number, id in enumerate(["demo-a", "demo-b", "other"]):
+        registry.remember(replace(SUBMISSION, id=id, submitted=f"2026-11-2{number}"))
+    assert [one.id for one in registry.known()] == ["other", "demo-b", "demo-a"]
+    assert registry.find("last").id == "other"
+    assert registry.find("o").id == "other"
+    assert registry.find("demo-a") == replace(SUBMISSION, id="demo-a", submitted="2026-11-20")
+    with pytest.raises(UserError, match="2 submissions begin with 'demo'; expected one of demo-b, demo-a"):
+        registry.find("demo")
+    with pytest.raises(UserError, match=r"no submission 'othr' .* did you mean 'other'"):
+        registry.find("othr")
+    registry.remember_end("other", Status("stopped", "kept", 130))
+    assert registry.end_of("other") == Status("stopped", "kept", 130)
+    registry.forget("other")
+    assert registry.end_of("other") is None
+    assert [one.id for one in registry.known()] == ["demo-b", "demo-a"]
+
+
+@given(st.text(max_size=70))
+def test_ids_are_names_everywhere(job):
+    id = new_id(job)
+    assert len(id) <= 47
+    assert id[0].isalpha()
+    assert not set(id) - set("abcdefghijklmnopqrstuvwxyz0123456789-")
