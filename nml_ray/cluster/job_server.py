@@ -1,6 +1,7 @@
 """A client of Ray's job server (the dashboard) by its REST API: quick, without Ray, clear about what fails."""
 
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -155,11 +156,10 @@ class JobServer:
             return None
         self._refuse(answer)
         if answer.status_code != 200:
-            reason = _last_line(answer.text)
-            if "already exists" in reason:
+            if "already exists" in answer.text:
                 raise UserError("a job with this id is there already", where=self.address, expected="a new id")
             raise UserError(
-                f"the job server refuses with status {answer.status_code} ({reason})",
+                f"the job server refuses with status {answer.status_code} ({_reason(answer.text)})",
                 where=self.address,
                 expected="a request that it takes; its dashboard.log on the head says more",
             )
@@ -225,7 +225,7 @@ class JobServer:
         for words, found in _REASONS.items():
             if words in text:
                 return Unreachable(found, where=self.address, expected=_REACHABLE)
-        return Unreachable(f"breaks the connection off ({_last_line(text)})", where=self.address, expected=_REACHABLE)
+        return Unreachable(f"breaks the connection off ({_reason(text)})", where=self.address, expected=_REACHABLE)
 
     def _silent(self) -> Unreachable:
         return Unreachable(f"does not answer within {ANSWER:.0f} seconds", where=self.address, expected=_REACHABLE)
@@ -258,6 +258,8 @@ def _json(answer: requests.Response) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no reason given"
+def _reason(text: str) -> str:
+    """One line of an answer, of a traceback the one that names the error."""
+    lines = [line.strip() for line in text.splitlines() if len(line.strip()) > 1]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (named or lines or ["no reason given"])[-1][:300]
