@@ -42,9 +42,9 @@ def members(batch: Trial) -> list[Trial]:
 
 
 def of_members(reasons: Mapping[str, str], batches: Sequence[Trial], store: Store) -> dict[str, str]:
-    """Why trials failed, by their own names, given it by the names of batches: all that have no result."""
+    """Why trials failed, by their digests, given it by the names of batches: all that have no result."""
     failed = [(trial, reasons[batch.name]) for batch in batches if batch.name in reasons for trial in members(batch)]
-    return {trial.name: reason for trial, reason in failed if store.artifact("trial", trial.digest) is None}
+    return {trial.digest: reason for trial, reason in failed if store.artifact("trial", trial.digest) is None}
 
 
 def fit_together(batch: Trial) -> None:

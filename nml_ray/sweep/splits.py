@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.draw import Draws, key_hashes
-from nml_ray.features.store import read_split
+from nml_ray.features.store import SUFFIX, read_shard, read_split
 from nml_ray.storage.digest import canonical_json
 from nml_ray.tasks import parts
 
@@ -61,18 +61,36 @@ def _read(directory: str, split: str, facts: str) -> Split:
     features = read_split(Path(directory), where)
     views = features.views if split == "train" else None
     found = Split(features.values if views is None else views, features.labels, key_hashes(features.keys))
-    if unlabelled := int(np.count_nonzero(found.labels < 0)):
-        raise UserError(
-            f"{unlabelled} of {len(found.labels)} samples have no label",
-            where=f"{directory}, {where}",
-            expected="a label each: index or shard the images with their labels",
-        )
+    _refuse_unlabelled(found.labels, f"{directory}, {where}")
     if cuts and where == "train":
         strata = np.zeros_like(found.labels) if "values" in task else found.labels
         found = found.take(parts.cut(strata, found.hashes, cuts, task.get("seed", 0))[split])
     if "values" in task:
         found = Split(found.values, np.array(task["values"][where], np.float64)[found.labels], found.hashes)
     return found
+
+
+def labels(directory: Path, split: str, task: Mapping[str, Any] = PLAIN) -> NDArray[Any]:
+    """The labels of a split as they are stored, int64[N], without its features in memory; those of a cut as `read`.
+
+    Raises:
+        UserError: as `read`.
+    """
+    paths = sorted((directory / split).glob(f"*{SUFFIX}"))
+    if split in task.get("cuts", {}) or not paths:
+        return read(directory, split, task).labels
+    found = np.concatenate([read_shard(path).labels for path in paths])
+    _refuse_unlabelled(found, f"{directory}, {split}")
+    return found
+
+
+def _refuse_unlabelled(found: NDArray[Any], where: str) -> None:
+    if unlabelled := int(np.count_nonzero(found < 0)):
+        raise UserError(
+            f"{unlabelled} of {len(found)} samples have no label",
+            where=where,
+            expected="a label each: index or shard the images with their labels",
+        )
 
 
 def check(directory: Path, task: Mapping[str, Any], name: str) -> None:

@@ -96,7 +96,7 @@ def test_what_fails_is_named_trial_by_trial_and_what_had_finished_stays(tmp_path
     reasons = of_members(caught.value.reasons, batches, store)
     lost = [trial for trial in trials if trial.name.startswith("heads/two/")]
     assert unfinished(trials, store) == lost
-    assert set(reasons) == {trial.name for trial in lost}
+    assert set(reasons) == {trial.digest for trial in lost}
     assert all("no features of split train" in reason for reason in reasons.values())
     left = store.directory("trial", lost[0].digest) / "attempt-0001/failure.json"
     assert "no features of split train" in left.read_text()

@@ -11,7 +11,7 @@ With the setting `test: false`, that of a sweep's trials, no test set is opened:
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,12 +33,17 @@ from nml_ray.sweep.trials import Trial, TrialsFailed, run_inline, unfinished
 from nml_ray.tasks import metrics, subset
 from nml_ray.tasks.config import ood_split
 
+if TYPE_CHECKING:
+    from nml_ray.heads.fitted import FittedHead
+
 TRIALS_FILE = "trials.parquet"
 RESULTS_FILE = "results.json"
 MEASURED = ("test", "ood")
 """Splits that are read once, with the chosen heads, and whose Z has its spectrum taken; of a task its sets of other
 domains in place of `ood`, which is their mean."""
 
+PORTION = 4096
+"""Rows of Z that are in memory at once, for its spectrum."""
 
 _SCHEMA = pa.schema(
     {
@@ -70,19 +75,20 @@ def run(tasks: Sequence[Task], context: Context) -> None:
         with apart.of(task):
             trials[task.stage.name] = _trials(task, context)
     fitted = apart.sound(tasks)
-    reasons = dict(_fit(fitted, trials, context))
+    lost = _fit(fitted, trials, context)
+    reasons = dict[str, str]()
     for task in fitted:
         own = trials[task.stage.name]
-        failed = [f"{trial.name}: {reasons[trial.name]}" for trial in own if trial.name in reasons]
-        if not failed:
-            try:
-                with apart.of(task):
-                    _finish(task, trial_results(own, context.store))
-            except AllDiverged as error:
-                reasons[task.stage.name] = str(error)
-                failed = [str(error)]
-        if failed:
-            task.attempt.fail("; ".join(failed))
+        if failed := {trial.name: lost[trial.digest] for trial in own if trial.digest in lost}:
+            reasons |= failed
+            task.attempt.fail("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+            continue
+        try:
+            with apart.of(task):
+                _finish(task, trial_results(own, context.store))
+        except AllDiverged as error:
+            reasons[task.stage.name] = str(error)
+            task.attempt.fail(str(error))
     if reasons:
         raise TrialsFailed(reasons)
     apart.sound(tasks)
@@ -96,6 +102,8 @@ def read_scores(path: Path) -> list[HeadScore]:
 def _trials(task: Task, context: Context) -> list[Trial]:
     features, name = task.inputs["extract"], task.stage.name
     splits.check(features.path, _task(task), name)
+    for split in _measures(task):
+        _check(features.path, split, _task(task))
     settings = HeadsSettings.model_validate(task.stage.settings["heads"])
     return head_trials(settings, features, context.store, name, _task(task))
 
@@ -107,7 +115,7 @@ def _task(task: Task) -> Mapping[str, Any]:
 
 
 def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: Context) -> Mapping[str, str]:
-    """Run what is unfinished; why trials failed, by name."""
+    """Run what is unfinished; why trials failed, by digest: stages may have a trial in common."""
     everything = [trial for own in trials.values() for trial in own]
     todo = unfinished(everything, context.store)
     left = {trial.digest for trial in todo}
@@ -117,7 +125,7 @@ def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: 
             left.discard(trial.digest)
         for task in tasks:
             own = trials[task.stage.name]
-            if trial is None or trial in own:
+            if trial is None or any(one.digest == trial.digest for one in own):
                 task.attempt.progress(sum(one.digest not in left for one in own), len(own), "trials")
 
     report()
@@ -128,7 +136,7 @@ def _fit(tasks: Sequence[Task], trials: Mapping[str, Sequence[Trial]], context: 
 
 
 def _run_each(todo: Sequence[Trial], name: str, context: Context, report: Callable[[Trial], None]) -> Mapping[str, str]:
-    """Every trial on a thread of its own, one worker a core; why trials failed, by name."""
+    """Every trial on a thread of its own, one worker a core; why trials failed, by digest."""
     try:
         if context.inline:
             run_inline(todo, fit_trial, report)
@@ -141,14 +149,14 @@ def _run_each(todo: Sequence[Trial], name: str, context: Context, report: Callab
             storage = context.store.root / "ray"
             run_trials(todo, fit_trial, name=name, storage=storage, max_concurrent=side_by_side, done=report)
     except TrialsFailed as failed:
-        return failed.reasons
+        return {trial.digest: failed.reasons[trial.name] for trial in todo if trial.name in failed.reasons}
     return {}
 
 
 def _run_batches(
     todo: Sequence[Trial], name: str, context: Context, report: Callable[[Trial], None]
 ) -> Mapping[str, str]:
-    """Trials of one encoder as one program, one worker a GPU; why trials failed, by name."""
+    """Trials of one encoder as one program, one worker a GPU; why trials failed, by digest."""
 
     def done(batch: Trial) -> None:
         for trial in members(batch):
@@ -184,9 +192,7 @@ def _finish(task: Task, results: Sequence[TrialResult]) -> None:
     metric = facts.get("metric", "accuracy")
     chosen = [result for group in choose(results, metric).values() for result in group]
     _write_trials(task.attempt.path / TRIALS_FILE, results, {result.digest for result in chosen}, metric)
-    names = ["test", *map(ood_split, facts["ood"])] if facts else [s for s in MEASURED if (directory / s).is_dir()]
-    names = names if task.stage.settings.get("test", True) else []
-    measured = {split: _measured(directory, split, facts) for split in names}
+    measured = {split: _measured(directory, split, facts) for split in _measures(task)}
     write_json(task.attempt.path / RESULTS_FILE, [_entry(result, measured, facts) for result in chosen])
     samples = {split: len(features.labels) for split, features in measured.items()} if facts else {}
     forms = sorted({result.form for result in results})
@@ -194,15 +200,31 @@ def _finish(task: Task, results: Sequence[TrialResult]) -> None:
     task.attempt.finish(trials=len(results), chosen=len(chosen), forms=forms, **more)
 
 
+def _measures(task: Task) -> list[str]:
+    """The splits that the chosen heads are measured on."""
+    if not task.stage.settings.get("test", True):
+        return []
+    facts, directory = _task(task), task.inputs["extract"].path
+    return ["test", *map(ood_split, facts["ood"])] if facts else [s for s in MEASURED if (directory / s).is_dir()]
+
+
+def _check(directory: Path, split: str, facts: Mapping[str, Any]) -> None:
+    """Refuse a split that no head can be measured on, before any is fitted.
+
+    Raises:
+        UserError: it cannot be read, is empty, has a sample without a label, or none of a class of train.
+    """
+    labels, groups = splits.labels(directory, split, facts), _groups(facts, split)
+    if not len(labels):
+        raise UserError("no samples to measure heads on", where=f"{directory}, {split}", expected="at least one")
+    if groups is not None and not subset.kept(labels, groups).any():
+        raise UserError("no sample of a class of train", where=f"{directory}, {split}", expected="at least one")
+
+
 def _measured(directory: Path, split: str, facts: Mapping[str, Any]) -> splits.Split:
     """A split with those of its samples whose class is one of train's."""
     found, groups = splits.read(directory, split, facts), _groups(facts, split)
-    if groups is None:
-        return found
-    known = np.flatnonzero(subset.kept(found.labels, groups))
-    if not len(known):
-        raise UserError("no sample of a class of train", where=f"{directory}, {split}", expected="at least one")
-    return found.take(known)
+    return found if groups is None else found.take(np.flatnonzero(subset.kept(found.labels, groups)))
 
 
 def _groups(facts: Mapping[str, Any], split: str) -> subset.Groups | None:
@@ -222,7 +244,7 @@ def _entry(result: TrialResult, measured: Mapping[str, splits.Split], facts: Map
         else:
             predicted = subset.predict(fitted.predict_logits(features.values), fitted.classes, groups)
         scores[split] = metrics.scores(features.labels, predicted, facts.get("metric", "accuracy"))
-        spectra[split] = _spectra(fitted.transform(features.values))
+        spectra[split] = _spectra(fitted, features.values)
     if other := [found for split, found in scores.items() if split.startswith(ood_split(""))]:
         scores["ood"] = {name: float(np.mean([found[name] for found in other])) for name in other[0]}
     return {
@@ -235,13 +257,15 @@ def _entry(result: TrialResult, measured: Mapping[str, splits.Split], facts: Map
     }
 
 
-def _spectra(z: Any) -> dict[str, Any]:
+def _spectra(fitted: "FittedHead", values: Any) -> dict[str, Any]:
+    """SVE and LSVR of Z of features [N, D], of which a portion at a time is in memory."""
     from nml_ray.features.sums import Sums
     from nml_ray.heads.threads import single_thread
 
-    sums = Sums(z.shape[1])
+    sums = Sums(values.shape[1])
     with single_thread():
-        sums.add(z)
+        for start in range(0, len(values), PORTION):
+            sums.add(fitted.transform(values[start : start + PORTION]))
     found = {}
     for name in sums.transforms:
         if measures := spectrum.measures(spectrum.singular_values(sums.gram[name], sums.count)):

@@ -77,7 +77,8 @@ def test_another_domain_is_scored_among_its_own_classes(tmp_path: Path) -> None:
     assert scores["ood"]["accuracy"] == 1 and set(entry["spectra"]) == {"test", "ood-part", "ood-mixed"}
     assert entry["spectra"]["ood-mixed"]["raw"]["count"] == 10  # ten samples of a class of none are left out
     with pytest.raises(UserError, match="ood-part: no sample of a class of train"):
-        run(store, source, {**CUT, "ood": {"part": [[], []]}})
+        run(Store(tmp_path / "other"), source, {**CUT, "ood": {"part": [[], []]}})
+    assert not (tmp_path / "other/trial").exists()  # refused before any head was fitted
 
 
 def test_the_metric_of_the_task_chooses(tmp_path: Path) -> None:

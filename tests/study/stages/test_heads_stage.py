@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from nml_ray.analysis import spectrum
+from nml_ray.config.errors import UserError
 from nml_ray.features.store import feature_path, read_split, write_shard
+from nml_ray.features.sums import Sums
 from nml_ray.heads.fitted import FittedHead
 from nml_ray.storage.artifact import Artifact, Store, read_progress
 from nml_ray.storage.atomic import read_json
@@ -118,6 +120,56 @@ def test_a_failed_trial_is_named_and_the_other_encoder_finished(tmp_path: Path) 
     assert all(name.startswith("heads/b/") for name in caught.value.reasons)
     assert made(store, "a") and store.artifact("heads", "digest-b") is None
     assert "heads/b/linear_probe/0/seed-0" in tasks[1].attempt.failure
+
+
+def test_stages_that_have_a_failed_trial_in_common_are_both_named_and_others_finish(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    features = extracted(store, "a")
+    too_wide = {"head": "mlp", "fixed": {"epochs": 1, "ratio": 1e12}}
+    sweeps = {"x": [too_wide], "y": [too_wide, SWEEP[0]], "z": [SWEEP[0]]}
+    tasks = [task_of(store, name, features, {"heads": {"sweep": sweep}}) for name, sweep in sweeps.items()]
+    with pytest.raises(TrialsFailed) as caught:
+        heads.run(tasks, context_of(store))
+    assert set(caught.value.reasons) == {"heads/x/mlp/0/seed-0", "heads/y/mlp/0/seed-0"}
+    for task in tasks[:2]:
+        assert task.attempt.failure.startswith(f"{task.stage.name}/mlp/0/seed-0: RuntimeError")
+        assert store.artifact("heads", task.attempt.digest) is None
+    assert made(store, "z")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [([-1, 0, -1], "2 of 3 samples have no label"), ([], "no samples to measure heads on")],
+)
+def test_what_cannot_be_measured_is_refused_before_any_head_is_fitted(
+    tmp_path: Path, labels: list[int], words: str
+) -> None:
+    store = Store(tmp_path)
+    features = extracted(store, "a")
+    values = np.ones((len(labels), DIM), np.float32)
+    path = feature_path(features.path, "ood", "s")
+    path.unlink()  # it is mapped
+    write_shard(path, list("abc")[: len(labels)], np.array(labels, np.int64), values)
+    with pytest.raises(UserError, match=f"ood: {words}"):
+        heads.run([task_of(store, "a", features)], context_of(store))
+    assert not (store.root / "trial").exists()
+
+
+def test_spectra_are_taken_of_a_portion_of_the_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, portions, add = Store(tmp_path), list[int](), Sums.add
+
+    def counted(sums: Sums, values: Any) -> None:
+        portions.append(len(values))
+        add(sums, values)
+
+    monkeypatch.setattr(Sums, "add", counted)
+    monkeypatch.setattr(heads, "PORTION", 32)
+    features = extracted(store, "a", ("train", "validation", "test"))
+    heads.run([task_of(store, "a", features, {"heads": {"sweep": [SWEEP[0]]}})], context_of(store))
+    assert portions == [32, 32, 16]
+    (entry,) = read_json(made(store, "a").path / heads.RESULTS_FILE)
+    sigma = np.linalg.svd(read_split(features.path, "test").values.astype(np.float64), compute_uv=False)
+    assert entry["spectra"]["test"]["raw"]["sve"] == pytest.approx(spectrum.sve(sigma), rel=1e-9)
 
 
 def test_only_the_splits_there_are_are_scored(tmp_path: Path) -> None:
