@@ -110,6 +110,8 @@ def inspect(directory: str, batch: int, lanes: int | None, shuffle_block: int, s
 
 
 def _lines(dataset: "Dataset", summary: "Summary") -> list[tuple[str, str]]:
+    from nml_ray.data.index import TEXT
+
     excluded = f", {summary.known_bad:,} of them known to be bad and excluded" if summary.known_bad else ""
     lines = [("samples", f"{summary.samples:,}{excluded}"), ("digest", dataset.digest)]
     lines += [
@@ -121,10 +123,13 @@ def _lines(dataset: "Dataset", summary: "Summary") -> list[tuple[str, str]]:
     else:
         lines.append(("captions", "none"))
     formats = ", ".join(f"{count:,} {name}" for name, count in summary.formats.items())
-    lines.append(("images", f"{formats}; {_range(summary.image_bytes, 'B')}"))
-    sides = "; ".join(f"{name} {_range(values)}" for name, values in summary.sides.items())
-    modes = ", ".join(f"{count:,} {name}" for name, count in summary.modes.items())
-    lines.append(("pixels", f"{sides}; {modes} (from {summary.looked_at:,} images)"))
+    if dataset.info.image == TEXT:
+        lines.append(("texts", _range(summary.image_bytes, "B")))
+    else:
+        lines.append(("images", f"{formats}; {_range(summary.image_bytes, 'B')}"))
+        sides = "; ".join(f"{name} {_range(values)}" for name, values in summary.sides.items())
+        modes = ", ".join(f"{count:,} {name}" for name, count in summary.modes.items())
+        lines.append(("pixels", f"{sides}; {modes} (from {summary.looked_at:,} images)"))
     lines.append(
         (
             "shards",

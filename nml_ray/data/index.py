@@ -20,6 +20,7 @@ from nml_ray.data.draw import key_hashes
 from nml_ray.data.tar import Data, FileData, Member, member_name, regular_members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+TEXT = "txt"  # extension of a sample that is a text
 FORMAT = 1
 LOOKED_AT = 8  # samples of a tar that is younger than its index
 _FACTS = b"nml_ray.index"

@@ -14,7 +14,7 @@ from nml_ray.data.dataset_info import DatasetInfo, ShardInfo, read_info
 from nml_ray.data.decode import UndecodableImage, decode_image
 from nml_ray.data.draw import Draws, key_hashes
 from nml_ray.data.files import files_of
-from nml_ray.data.index import IndexOptions, index_facts, index_path, index_tar, read_index
+from nml_ray.data.index import TEXT, IndexOptions, index_facts, index_path, index_tar, read_index
 from nml_ray.data.indexing import Progress, set_known_bad
 from nml_ray.data.processes import spread
 from nml_ray.data.rows import key_order, rows_digest
@@ -242,7 +242,8 @@ def _decode(tar: Path, rows: pa.Table, task: ShardTask, found: ShardFindings) ->
             file.seek(member["offset"])
             found.decoded += 1
             try:
-                decode_image(file.read(member["size"]), 3)
+                if member["extension"] != TEXT:  # a text was read for the index
+                    decode_image(file.read(member["size"]), 3)
             except UndecodableImage as error:
                 if key not in task.known_bad:
                     found.undecodable.append(Undecodable(found.name, key, str(error)))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nml_ray.data.reader import ShardReader
 from nml_ray.data.shards import Sample, write_shards
-from nml_ray.study.doctor.examine import _data, _samples
+from nml_ray.study.doctor.examine import _data, _downstream, _samples
 from nml_ray.study.job import Job
 from tests.object_store import Bucket
 from tests.small_images import picture
@@ -33,3 +33,19 @@ def test_the_cache_of_the_job(bucket: Bucket, tmp_path: Path, monkeypatch) -> No
         assert dataset is not None and dataset.files.cache.directory == tmp_path / "user/nml_ray/shards"
     with _data(None, str(tmp_path / "tars"), print) as dataset:
         assert dataset is not None and not dataset.files.remote
+
+
+def test_images_of_tasks_count_once_each(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, count in {"train": 6, "test": 3, "other": 2}.items():
+        samples = [Sample(f"{name}{i}", picture(i, "png"), "png", i % 2) for i in range(count)]
+        write_shards(samples, tmp_path / "task_data" / name, samples_per_shard=4, classes=["a", "b"])
+    for name in ("one", "two"):
+        sets = {"one": "test: test\nood: {o: other}", "two": "test: other\nood: {o: test}"}
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\ntrain: train\n{sets[name]}\n")
+    tasks = {"name": "x", "encoders": [{"name": "small_resnet"}], "tasks": ["one.yaml", "two.yaml"], "heads": {}}
+    assert _downstream(Job.model_validate(tasks)) == 6 + 3 + 2
+    place = str(tmp_path / "task_data/train")
+    beside = {"data": {"shards": dict.fromkeys(("train", "validation", "test"), place)}}
+    assert _downstream(Job.model_validate({**tasks, **beside})) == 3 * 6 + 11
+    assert _downstream(Job.model_validate({**tasks, **beside, "tasks": []})) == 3 * 6

@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from nml_ray.config.errors import UserError, nearest_name
-from nml_ray.data.index import IMAGE_EXTENSIONS
+from nml_ray.data.index import IMAGE_EXTENSIONS, TEXT
 from nml_ray.data.sources.listing import (
     Listing,
     RowBuilder,
@@ -33,7 +33,6 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 }
 BATCH = 256  # rows of image bytes in memory
 LISTED = ("path", "label")  # the columns of a .txt file
-TEXT = "txt"  # extension of a sample that is a text
 NO_LABEL = "-1"  # what published tables write where there is none
 
 

@@ -25,6 +25,7 @@ from nml_ray.study.doctor.images import Form
 from nml_ray.study.doctor.verdict import Rates, Verdict, Work, judge
 from nml_ray.study.job import Job
 from nml_ray.study.sources import place
+from nml_ray.study.task_data import open_tasks
 
 Say = Callable[[str], None]
 MOST_THREADS = 32  # that are measured: beyond, memory decides
@@ -312,7 +313,7 @@ def _extraction(found: Examination, job: Job, seconds: float, say: Say) -> None:
         **({"pretrained": (job.pretrain.encoder, _arms(job) * len(job.pretrain.seeds))} if job.pretrain else {}),
         **{one.name: (one, 1) for one in job.encoders},
     }
-    count = sum(_samples(job, split) for split in job.extracted_splits())
+    count = _downstream(job)
     extract = job.extract or ExtractSettings()
     hours = 0.0
     for name, (settings, times) in encoders.items():
@@ -324,6 +325,13 @@ def _extraction(found: Examination, job: Job, seconds: float, say: Say) -> None:
         hours += times * count / rate / 3600
     decode = found.data.decode * job.run.decode_threads if found.data else float("inf")
     found.extraction["hours"] = max(hours, count / decode / 3600) / job.run.extract_workers
+
+
+def _downstream(job: Job) -> int:
+    """Images that every encoder passes: of the splits of `data`, and of the sets of `tasks`, one of several once."""
+    count = sum(_samples(job, split) for split in job.extracted_splits()) if job.extracts_data() else 0
+    sets = {str(place): place for task in open_tasks(job.tasks, job.run) for place in task.links.values()}
+    return count + sum(len(Dataset.open(place).good) for place in sets.values())
 
 
 def _samples(job: Job, split: str) -> int:
