@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from nml_ray.config.document import Document, load
+from nml_ray.cluster.launcher_document import check as check_launcher_document
+from nml_ray.config.document import Document, load, plain
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.config.override import override
 from nml_ray.config.settings import Count, Settings
@@ -95,6 +96,13 @@ class LauncherCluster(ClusterSettings):
     stop_seconds: Count = 120
     """Seconds that a job which is stopped gets to reach a checkpoint."""
 
+    @field_validator("ray")
+    @classmethod
+    def _is_one_of_rays(cls, ray: dict[str, Any]) -> dict[str, Any]:
+        document: dict[str, Any] = plain(ray)
+        check_launcher_document(document)
+        return document
+
 
 class SlurmCluster(ClusterSettings):
     """A Slurm cluster: the job is an allocation, in which Ray is started and ended."""
@@ -155,6 +163,11 @@ class Node(Settings):
     """Labels of the machines that may run them."""
     tolerations: tuple[dict[str, Any], ...] = ()
     """Taints they tolerate, as Kubernetes writes it."""
+
+    @field_validator("tolerations")
+    @classmethod
+    def _are_plain(cls, tolerations: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        return tuple(map(plain, tolerations))
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:
