@@ -19,7 +19,7 @@ def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: st
       nml-ray plan demo --set noise.ratios=[0,0.1,0.2,0.3]
       nml-ray plan my.yaml --until extract
     """
-    from nml_ray.study.encoder_names import refuse_encoders
+    from nml_ray.study.encoder_names import refuse_encoders, remarks
     from nml_ray.study.execute import plan_job, store_of
     from nml_ray.study.feed import feed_of, mixing, training_data
     from nml_ray.study.machine_check import NO_GPU, missing_device, refuse_trackers
@@ -46,6 +46,8 @@ def plan(job: str, assignments: tuple[str, ...], storage: str | None, target: st
         click.echo(f"storage: worked on in {store.root}; two runs at once may make a stage twice there, never spoil it")
     if field := missing_device(settings, planned):
         click.echo(f"device: {NO_GPU}, and a run on this machine with run.{field}: cuda is refused")
+    for line in remarks(settings):
+        click.echo(line)
     if feed:
         mixed = mixing(settings, data)
         for name, text in [*feed.lines(), *(mixed.lines(str(data)) if mixed else ())]:

@@ -50,7 +50,7 @@ def run(
     """
     if inline and address:
         raise UserError("--inline runs without Ray", where="--address", expected="one of the two")
-    from nml_ray.study.encoder_names import refuse_encoders
+    from nml_ray.study.encoder_names import refuse_encoders, remarks
     from nml_ray.study.execute import execute, plan_job, set_threads
     from nml_ray.study.feed import refuse_feed
     from nml_ray.study.machine_check import refuse_device, refuse_trackers
@@ -71,6 +71,8 @@ def run(
         refuse_encoders(settings, document, planned)
         refuse_feed(settings, document, target)
     shown = Stopper(display(), stop_seconds)
+    for line in remarks(settings):
+        shown.say(line)
     try:
         with shown.listening():
             done = execute(settings, shown, target=target, inline=inline, address=address)

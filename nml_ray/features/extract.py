@@ -183,9 +183,9 @@ def facts_of(plan: ExtractionPlan, place: int, items: Sequence[WorkItem]) -> dic
             undecodable.setdefault(split, {}).update(skipped)
             dim = read_shard(features).values.shape[1]
         samples[split] = len(dataset.good) - len(undecodable[split])
-        if undecodable[split] and not samples[split]:
-            why = next(iter(undecodable[split].values()))
-            raise UserError(f"none of {len(dataset.good)} samples of {split} can be decoded ({why})", where=plan.data)
+        if not samples[split]:
+            why = next(iter(undecodable[split].values()), "all are known to be bad, see its dataset.json")
+            raise UserError(f"none of {len(dataset)} samples of {split} can be decoded ({why})", where=plan.data)
     facts = {"samples": samples, "dim": dim, "dtype": settings.dtype, "transforms": list(plan.transforms)}
     if settings.views > 1:
         facts["views"] = settings.views

@@ -1,6 +1,7 @@
 """Files of features that were made elsewhere: Arrow, Parquet, CSV and NumPy, as plain arrays."""
 
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def read_given(path: Path) -> tuple[Features, NDArray[Any]]:
         raise UserError("no such file", where=str(path), expected=f"a file of features: {KINDS}")
     if path.suffix in (".npy", ".npz"):
         values, labels = _read_numpy(path)
+        if not values.ndim:
+            raise UserError("holds a single value", where=str(path), expected="one row of numbers a sample")
         found = Features([str(row) for row in range(len(values))], np.zeros(len(values), np.int64), values)
     elif path.suffix in _TABLES:
         found, labels = _from_table(_read_table(path), path)
@@ -62,8 +65,15 @@ def _read_csv(path: Path) -> pa.Table:
     return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
+def _refuse_doubled(table: pa.Table, path: Path) -> None:
+    doubled = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if doubled:
+        raise UserError(f"has two columns {doubled[0]}", where=str(path), expected="every column once")
+
+
 def _with_list(table: pa.Table, path: Path) -> pa.Table:
     """A CSV's columns of numbers as one column of lists."""
+    _refuse_doubled(table, path)
     _require(table, "label", path)
     names = [name for name in table.column_names if name not in ("key", "label")]
     for name in names:
@@ -81,12 +91,15 @@ def _with_list(table: pa.Table, path: Path) -> pa.Table:
 
 
 def _from_table(table: pa.Table, path: Path) -> tuple[Features, NDArray[Any]]:
+    _refuse_doubled(table, path)
     for name in ("label", "features"):
         _require(table, name, path)
     for name in ("key", "label", "view"):
         if name in table.column_names and table[name].null_count:
             row = pc.index(pc.is_null(table[name]), True).as_py()
             raise UserError(f"row {row} has no {name}", where=str(path), expected=f"a {name} in every row")
+    if "view" in table.column_names and not pa.types.is_integer(table["view"].type):
+        raise UserError(f"views of type {table['view'].type}", where=str(path), expected="whole numbers from 0")
     if "view" in table.column_names:  # an export has them shard by shard
         table = table.take(pa.array(np.argsort(table["view"].to_numpy(), kind="stable")))
     if pa.types.is_dictionary(table["label"].type):
@@ -124,7 +137,7 @@ def _read_numpy(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
         raise UserError(f"lacks an array ({error})", where=str(path), expected="arrays features and labels") from None
     except FileNotFoundError as error:
         raise UserError("has no labels", where=str(path), expected=f"its labels in {error.filename}") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"cannot be read ({error})", where=str(path), expected="a whole file of plain numbers"
         ) from None

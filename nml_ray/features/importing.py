@@ -83,6 +83,8 @@ def _check_classes(splits: Mapping[str, _Split]) -> None:
     for one in splits.values():
         if one.labels.dtype.kind == "i" and one.labels.min() < 0:
             raise UserError(f"label {one.labels.min()}", where=one.path, expected="labels from 0")
+        if one.labels.dtype.kind == "u" and one.labels.max() > np.iinfo(np.int64).max:
+            raise UserError(f"label {one.labels.max()}", where=one.path, expected="labels that fit 63 bits")
         if "train" in splits and (strange := set(one.labels.tolist()) - set(splits["train"].labels.tolist())):
             found = f"class {min(strange)}" + (f" and {len(strange) - 1} more" if len(strange) > 1 else "")
             raise UserError(

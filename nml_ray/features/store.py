@@ -153,9 +153,10 @@ def _views(table: pa.Table, where: str) -> int:
         return 1
     found = table["view"].to_numpy()
     count = int(found.max()) + 1
-    whole = len(found) % count == 0 and np.array_equal(found, np.repeat(np.arange(count), len(found) // count))
+    each = len(found) // count if count > 0 else 0
+    whole = each * count == len(found) and np.array_equal(found, np.repeat(np.arange(count), each))
     keys = table["key"].to_pylist() if "key" in table.column_names else []
-    if not whole or keys != keys[: len(found) // count] * count:
+    if not whole or keys != keys[:each] * count:
         raise UserError("rows of several views", where=where, expected="one a sample and view, view 0 of all first")
     return count
 

@@ -74,10 +74,12 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Family:
-    """Encoders that share a prefix: how one is built, and which names there are."""
+    """Encoders that share a prefix: how one is built, which names there are, and what parts a name from the tag of its
+    published weights, where names may have one."""
 
     build: Callable[[str, EncoderSettings], Backbone]
     names: Callable[[], list[str]]
+    tag: str = ""
 
 
 def build_encoder(settings: EncoderSettings, seed: int = 0) -> Encoder:
@@ -182,7 +184,7 @@ def _family(full_name: str) -> tuple[Family, str]:
             where="encoder.name",
             expected="it as one of the job's `encoders`",
         )
-    if family is None or not {name, name.split(".")[0], name.split("/")[0]} & set(family.names()):
+    if family is None or (name.partition(family.tag)[0] if family.tag else name) not in family.names():
         raise UserError(
             f"there is no encoder '{full_name}'",
             where="encoder.name",
@@ -283,9 +285,8 @@ def _timm(name: str, settings: EncoderSettings) -> Backbone:
         module = timm.create_model(name, pretrained=False, num_classes=0, **drops)
     except TypeError as error:
         raise UserError(str(error), where="encoder", expected=f"settings that {settings.name} takes") from None
-    except RuntimeError as error:  # an unknown tag after the dot
-        tagged = [f"timm:{known}" for known in timm.list_pretrained(name.split(".")[0] + "*")]
-        raise UserError(str(error), where="encoder.name", nearest=nearest_name(settings.name, tagged)) from None
+    except RuntimeError as error:
+        raise unknown_tag(name, error) from None
     config: dict[str, Any] = resolve_model_data_config(module)
     published = cast(dict[str, Any], module.pretrained_cfg)
     if published.get("fixed_input_size") and config["input_size"][-1] != settings.size:
@@ -308,6 +309,14 @@ def _timm(name: str, settings: EncoderSettings) -> Backbone:
     return Backbone(module, dim, spec, (heads,) if isinstance(heads, str) else tuple(heads), choose)
 
 
+def unknown_tag(name: str, error: RuntimeError) -> UserError:
+    """What timm says of NAME.TAG, with the nearest tag that there is."""
+    import timm
+
+    tagged = [f"timm:{known}" for known in timm.list_pretrained(name.split(".")[0] + "*")]
+    return UserError(str(error), where="encoder.name", nearest=nearest_name(f"timm:{name}", tagged))
+
+
 def _open_clip(name: str, settings: EncoderSettings) -> Backbone:
     return open_clip_backbone(cast(nn.Module, openclip.build_model(name, settings.size).visual), name, settings)
 
@@ -315,14 +324,21 @@ def _open_clip(name: str, settings: EncoderSettings) -> Backbone:
 def open_clip_backbone(tower: nn.Module, name: str, settings: EncoderSettings) -> Backbone:
     """The image tower of an open_clip model; its features are those that meet the texts, before they are scaled."""
     _require_rgb(settings)
-    spec = InputSpec(3, settings.size, resize=settings.size, **_statistics(settings, *openclip.statistics(name)))
+    known = openclip.preprocessing(name)
+    spec = InputSpec(
+        3,
+        settings.size,
+        resize=(settings.size, settings.size) if known.squash else settings.size,
+        interpolation=known.interpolation,
+        **_statistics(settings, known.mean, known.std),
+    )
     return Backbone(tower, openclip.image_dim(name), spec, choose=openclip.of_image_tower)
 
 
 FAMILIES: dict[str, Family] = {
     "": Family(_small_resnet, lambda: ["small_resnet"]),
     "torchvision": Family(_torchvision, _torchvision_names),
-    "timm": Family(_timm, _timm_names),
-    "open_clip": Family(_open_clip, lambda: list(openclip.configurations())),
+    "timm": Family(_timm, _timm_names, tag="."),
+    "open_clip": Family(_open_clip, lambda: list(openclip.configurations()), tag="/"),
 }
 """Prefix (the part before the colon) to family. A new one is one entry here."""

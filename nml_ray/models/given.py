@@ -66,8 +66,11 @@ def published_file(name: str) -> Path:
     """The published weights of `timm:NAME`, `torchvision:NAME` or `open_clip:NAME/TAG`, where the cache has them.
 
     Raises:
-        UserError: it has not, or none are published under this name.
+        UserError: it has not, none are published under this name, or there is no such encoder.
     """
+    from nml_ray.models.encoder import check_name, unknown_tag
+
+    check_name(name)
     family, _, model = name.partition(":")
     repository, files = "", ("model.safetensors", "pytorch_model.bin")
     if family == "torchvision":
@@ -75,7 +78,10 @@ def published_file(name: str) -> Path:
     if family == "timm":
         import timm
 
-        published = timm.models.get_pretrained_cfg(model)
+        try:
+            published = timm.models.get_pretrained_cfg(model)
+        except RuntimeError as error:
+            raise unknown_tag(model, error) from None
         repository = (published.hf_hub_id or "") if published and published.has_weights else ""
     elif family == "open_clip":
         from nml_ray.models.openclip import published as published_by_open_clip

@@ -6,10 +6,11 @@ Its configurations are read from its folder: importing it takes seconds, which a
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -96,12 +97,27 @@ def context_length(name: str) -> int:
     return int(configuration(name)["text_cfg"].get("context_length", 77))
 
 
-def statistics(name: str = "") -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the images that a model expects; where it is untrained, those of OpenAI's."""
+@dataclass(frozen=True)
+class Preprocessing:
+    """The images that a model expects; `squash` gives up their shape for the whole of them, else the middle is cut."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["bilinear", "bicubic"]
+    squash: bool
+
+
+def preprocessing(name: str = "") -> Preprocessing:
+    """What a model expects; where it is untrained, as OpenAI's do."""
     from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
     known = published(name)
-    return tuple(known.get("mean", OPENAI_DATASET_MEAN)), tuple(known.get("std", OPENAI_DATASET_STD))
+    return Preprocessing(
+        tuple(known.get("mean", OPENAI_DATASET_MEAN)),
+        tuple(known.get("std", OPENAI_DATASET_STD)),
+        "bilinear" if known.get("interpolation") == "bilinear" else "bicubic",
+        known.get("resize_mode") == "squash",
+    )
 
 
 def of_image_tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ def write_transformer(settings: EncoderSettings, source: Path, target: Path) -> 
     """
     model = _published(source, settings)
     texts = model.main_input_name == "input_ids"
-    spec = _text_spec(source, target, settings, model.config) if texts else _input_spec(source)
+    spec = _text_spec(source, target, settings, model) if texts else _input_spec(source)
     pooled = Pooled(model, str(settings.pooling), texts).eval()
     dim = _width(pooled, spec, source, settings)
     _save(pooled, target / WEIGHTS_FILE)
@@ -153,7 +153,7 @@ def _encoding(model: Any) -> Any:
     return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
 
 
-def _text_spec(source: Path, target: Path, settings: EncoderSettings, config: Any) -> TextSpec:
+def _text_spec(source: Path, target: Path, settings: EncoderSettings, model: Any) -> TextSpec:
     """Leaves the tokenizer as one file in `target`."""
     try:
         options = {"trust_remote_code": False, "local_files_only": True}
@@ -165,7 +165,8 @@ def _text_spec(source: Path, target: Path, settings: EncoderSettings, config: An
             where=str(source),
             expected="tokenizer.json beside the weights, or the vocabulary that it is made from",
         ) from None
-    known = getattr(config, "max_position_embeddings", None) or _LONGEST
+    known = getattr(model.config, "max_position_embeddings", None) or _LONGEST
+    known -= _first_position(model)
     longest = min(_LONGEST, tokenizer.model_max_length, known)
     context = settings.context or longest
     if context > longest:
@@ -174,13 +175,30 @@ def _text_spec(source: Path, target: Path, settings: EncoderSettings, config: An
     return TextSpec(str(target / TOKENIZER_FILE), context, padding)
 
 
+def _first_position(model: nn.Module) -> int:
+    """Rows of the table of positions that no token gets: RoBERTa and its kin count from behind the padding's."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0
+
+
 def _input_spec(source: Path) -> InputSpec:
     """The input that preprocessor_config.json describes."""
     path = source / PROCESSOR_FILE
     try:
-        data = json.loads(path.read_text())
+        return _described(json.loads(path.read_text()))
     except OSError:
         raise UserError("no such file", where=str(path), expected="the settings of the image processor") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"cannot be understood ({type(error).__name__}: {error})",
+            where=str(path),
+            expected="size, crop_size, resample, image_mean and image_std as image processors have them",
+        ) from None
+
+
+def _described(data: Mapping[str, Any]) -> InputSpec:
     size, crop = _sides(data["size"]), _sides(data.get("crop_size", data["size"]))
     side = crop if isinstance(crop, int) else crop[0]
     share = data.get("crop_pct")
@@ -194,6 +212,9 @@ def _input_spec(source: Path) -> InputSpec:
         resize, side = size, size[0]
     plain = not data.get("do_normalize", True)
     mean, std = ((0.0,) * 3, (1.0,) * 3) if plain else (tuple(data["image_mean"]), tuple(data["image_std"]))
+    # Its pixels are multiples of the factor, ours of 1/255.
+    scale = 1 / (255 * float(data.get("rescale_factor", 1 / 255))) if data.get("do_rescale", True) else 1 / 255
+    mean, std = tuple(scale * one for one in mean), tuple(scale * one for one in std)
     return InputSpec(3, side, mean, std, resize, _FILTERS[data.get("resample", 2)])
 
 

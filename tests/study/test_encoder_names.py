@@ -64,3 +64,8 @@ def test_shapes_that_do_not_fit_are_refused_at_their_place(job, capsys, command,
 def test_names_are_not_looked_at_where_nothing_is_done_with_them(job, capsys):
     (job / "job.yaml").write_text(JOB.replace("timm:resnet18", "timm:resnet19"))
     assert call(["plan", "job.yaml", "--until", "pretrain"]) == 0
+
+
+def test_random_weights_to_extract_from_are_told(job, capsys):
+    assert call(["plan", "job.yaml"]) == 0
+    assert "timm:resnet18: random weights; `weights: hub`" in capsys.readouterr().out

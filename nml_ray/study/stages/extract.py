@@ -38,9 +38,9 @@ def _import(task: Task) -> None:
     from nml_ray.features.importing import import_features
 
     settings = task.stage.settings
-    # Messages name the user's own files, not the links to them.
+    # Messages name the user's own files, not the links to them; where those are links too, their names say the kind.
     links = {path.stem: path for path in task.inputs["features"].path.iterdir()}
-    paths = {split: links[split].resolve() for split in settings["splits"]}
+    paths = {split: links[split].readlink() for split in settings["splits"]}
     facts = import_features(paths, task.attempt.path, transforms=settings["transforms"])
     _finish(task, facts)
 

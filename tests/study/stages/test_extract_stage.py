@@ -112,7 +112,9 @@ def test_given_features_become_an_artifact(context, tmp_path):
     (tmp_path / "links").mkdir()
     np.save(tmp_path / "own" / "a.npy", values)
     np.save(tmp_path / "own" / "a.labels.npy", np.arange(6))
-    np.savez(tmp_path / "own" / "b.npz", features=values, labels=np.arange(6))
+    np.savez(tmp_path / "own" / "kept-ab12", features=values, labels=np.arange(6))
+    (tmp_path / "own" / "kept-ab12.npz").rename(tmp_path / "own" / "kept-ab12")
+    (tmp_path / "own" / "b.npz").symlink_to("kept-ab12")  # as caches and DVC have them
     for link, target in [("train.npy", "a.npy"), ("train.labels.npy", "a.labels.npy"), ("test.npz", "b.npz")]:
         (tmp_path / "links" / link).symlink_to(tmp_path / "own" / target)
     settings = {"splits": ["train", "test"], "transforms": ["raw"]}
