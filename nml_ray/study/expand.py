@@ -40,7 +40,7 @@ VERSIONS: Mapping[str, int] = {
     "ledger": 1,
     "pretrain": 2,
     "encoder": 1,
-    "extract": 1,
+    "extract": 2,
     "spectrum": 2,
     "heads": 2,
     "report": 1,
