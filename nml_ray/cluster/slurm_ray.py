@@ -8,6 +8,7 @@ when all nodes are there, and 1 otherwise, with a line that names the missing on
 """
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ def names(address: str) -> set[str]:
     from ray.exceptions import RayError
 
     try:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would try for most of a minute
         nodes = GcsClient(address=address).get_all_node_info(timeout=5)
     except (RayError, RuntimeError, OSError):
         return set()

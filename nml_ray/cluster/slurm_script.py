@@ -259,6 +259,10 @@ for _ in $(seq {MARGIN}); do
     sleep 1
 done
 kill -TERM "$ray" 2> /dev/null
+# scancel also has srun kill what it started, before that could clear up.
+for temp in "/tmp/nml-ray-$SLURM_JOB_ID-"*; do
+    if [ -d "$temp" ]; then "$python" -I -S "$directory/{CODE}/nml_ray/reaper.py" "$temp" < /dev/null; fi
+done
 finish "$code" "$reason"
 """
 

@@ -39,6 +39,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
 KillWait=10
+FirstJobId={first}
 SchedulerParameters=sched_interval=2,bf_interval=2
 GresTypes=gpu
 NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=6000 Gres=gpu:2
@@ -93,10 +94,17 @@ class Slurm:
 
     def call(self, *command: str) -> str:
         """What one of Slurm's tools says."""
-        environment = {**os.environ, **self.environment}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        done = self._call(*command)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def accepts(self, *command: str) -> bool:
+        """Whether one of Slurm's tools does what it is told."""
+        return self._call(*command).returncode == 0
+
+    def _call(self, *command: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
     def state(self, job: str) -> str:
         """Of a job, such as PENDING."""
@@ -113,8 +121,9 @@ class Slurm:
         key = self.directory / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
+        first = 10_000 + secrets.randbelow(50_000)  # jobs of another such Slurm on this machine have other numbers
         host = socket.gethostname().partition(".")[0]
-        text = CONFIGURATION.format(directory=self.directory, host=host, nodes=NODES, ports=free_ports(3))
+        text = CONFIGURATION.format(directory=self.directory, host=host, nodes=NODES, ports=free_ports(3), first=first)
         (self.directory / "slurm.conf").write_text(text)
         gpus = "".join(f"NodeName={NODES[0]} Name=gpu File=/dev/{device}\n" for device in ("null", "zero"))
         (self.directory / "gres.conf").write_text(gpus)
@@ -139,10 +148,8 @@ class Slurm:
         self._processes.append(process)
 
     def _idle(self) -> bool:
-        environment = {**os.environ, **self.environment}
-        command = ["sinfo", "--noheader", "--Node", "--format=%N %T"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        return {tuple(line.split()) for line in done.stdout.splitlines()} == {(node, "idle") for node in NODES}
+        told = self._call("sinfo", "--noheader", "--Node", "--format=%N %T").stdout
+        return {tuple(line.split()) for line in told.splitlines()} == {(node, "idle") for node in NODES}
 
     def _stop(self) -> None:
         for process in reversed(self._processes):
@@ -152,6 +159,19 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def left_of(job: str) -> list[str]:
+    """What a job has left behind on this machine: its processes, and directories below /tmp."""
+    mark = f"SLURM_JOB_ID={job}".encode()
+    found = [str(path) for path in Path("/tmp").glob(f"nml-ray-{job}-*")]
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (path / "environ").read_bytes().split(b"\0"):
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
 
 
 def free_ports(count: int) -> Sequence[int]:
