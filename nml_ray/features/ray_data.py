@@ -7,8 +7,7 @@ whose actor or node dies is given to another actor; files are written aside and 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +16,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from nml_ray.config.errors import UserError
+from nml_ray.config.shared import Shared
 from nml_ray.features.plan import ExtractionPlan, ShardDone, WorkItem
 
 TRIES = 3  # of a shard whose tar or target cannot be reached
@@ -122,16 +122,19 @@ def _shard_done(data: dict[str, Any]) -> ShardDone:
     return ShardDone(**{**data, "failures": {int(place): why for place, why in data["failures"].items()}})
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Ray Data's progress bars, tips and banners."""
+def _hush() -> Callable[[], None]:
+    """Without Ray Data's progress bars, tips and banners; returns what undoes it."""
     context = DataContext.get_current()
     logger = logging.getLogger("ray.data")
     kept = context.enable_progress_bars, context.print_on_execution_start, logger.level
     context.enable_progress_bars = context.print_on_execution_start = False
     logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         context.enable_progress_bars, context.print_on_execution_start, level = kept
         logger.setLevel(level)
+
+    return undo
+
+
+_quiet = Shared(_hush)  # extractions run side by side

@@ -30,6 +30,7 @@ from nml_ray.models.given import given_files
 from nml_ray.storage.link import Link
 from nml_ray.study import sources
 from nml_ray.study.job import DOWNSTREAM, VALIDATION, Job
+from nml_ray.study.needs import DRIVER, needs
 from nml_ray.study.plan import Given
 from nml_ray.study.stage import Resources, Stage
 from nml_ray.study.task_data import TaskData, open_tasks
@@ -89,6 +90,7 @@ class _Expansion:
         self.given: dict[str, Given] = {}
         self.shards: dict[str, str] = {}  # split to the stage that has it
         self.tasks: dict[str, TaskData] = {}
+        self.needs: dict[str, Resources] = {}  # by kind
 
     def study(self) -> Study:
         self.data()
@@ -107,7 +109,9 @@ class _Expansion:
         return Study(self.stages, self.given)
 
     def add(self, name: str, kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str], group: str = "") -> str:
-        resources = Resources(cpus=self.job.threads)
+        if kind not in self.needs:
+            self.needs[kind] = needs(self.job, kind)
+        resources = DRIVER if "features" in inputs else self.needs[kind]
         function = f"nml_ray.study.stages.{kind}:run"
         stage = Stage(name, kind, VERSIONS[kind], plain(settings), function, dict(inputs), group, resources)
         self.stages.append(stage)

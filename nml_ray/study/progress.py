@@ -1,4 +1,4 @@
-"""How a run shows itself: a bar for each batch on a terminal, plain lines elsewhere.
+"""How a run shows itself: a bar for each batch at work on a terminal, plain lines elsewhere.
 
 Both are driven by the `progress.json` that running attempts write, looked at from a thread; so it makes no difference
 in which process, or on which machine, the work is done.
@@ -12,9 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from nml_ray.storage.artifact import read_progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _LOOK = 0.5  # seconds between two looks
 _QUIET = 2.0  # a batch that ends sooner shows no line of progress
@@ -81,7 +84,8 @@ class PlainDisplay:
 
     def say(self, line: str) -> None:
         """One line for the user."""
-        print(line, file=self.stream, flush=True)
+        self.stream.write(line + "\n")  # at once: batches side by side speak from threads
+        self.stream.flush()
 
     @contextmanager
     def stage(self, title: str, attempts: Sequence[Path]) -> Iterator[None]:
@@ -116,42 +120,62 @@ class PlainDisplay:
 
 
 class TerminalDisplay(PlainDisplay):
-    """A bar with rate and time left while a batch is at work, and one line when it has ended."""
+    """A bar with rate and time left for each batch that is at work, and one line when it has ended."""
+
+    def __init__(self, stream: TextIO | None = None, look: float = _LOOK, quiet: float = _QUIET) -> None:
+        super().__init__(stream, look, quiet)
+        self._bars: Progress | None = None  # while batches are at work
+        self._at_work = 0
+        self._lock = threading.Lock()
 
     @contextmanager
     def stage(self, title: str, attempts: Sequence[Path]) -> Iterator[None]:
         """Shown while one batch is at work."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[words]}", markup=False),
-        )
-        console = Console(file=self.stream)
-        self.bar = Progress(*columns, console=console, transient=True, refresh_per_second=4)
-        with self.bar, super().stage(title, attempts):
-            yield
+        with self._lock:
+            self._at_work += 1
+            if self._bars is None:
+                self._bars = _bars(self.stream)
+                self._bars.start()
+        try:
+            with super().stage(title, attempts):
+                yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                if not self._at_work:
+                    self._bars.stop()
+                    self._bars = None
 
     def say(self, line: str) -> None:
-        """One line for the user, above a bar that is being drawn."""
-        bar = getattr(self, "bar", None)
-        if bar is not None and bar.live.is_started:
-            bar.console.print(line, markup=False, highlight=False)
+        """One line for the user, above bars that are being drawn."""
+        if bars := self._bars:
+            bars.console.print(line, markup=False, highlight=False)
         else:
             super().say(line)
 
     def _watch(self, title: str, attempts: Sequence[Path], ended: threading.Event) -> None:
-        rate = Rate()
-        task = self.bar.add_task(title, total=None, words="")
+        assert self._bars is not None
+        rate, bars = Rate(), self._bars
+        task = bars.add_task(title, total=None, words="")
         while not ended.wait(self.look):
             if progress := total_of(attempts):
                 words = rate.words(time.monotonic(), progress)
-                self.bar.update(task, total=progress.total, completed=progress.done, words=words)
-        self.bar.remove_task(task)
+                bars.update(task, total=progress.total, completed=progress.done, words=words)
+        bars.remove_task(task)
+
+
+def _bars(stream: TextIO) -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[words]}", markup=False),
+    )
+    return Progress(*columns, console=Console(file=stream), transient=True, refresh_per_second=4)
 
 
 def display(stream: TextIO | None = None) -> PlainDisplay:

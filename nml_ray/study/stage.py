@@ -11,10 +11,19 @@ DIGEST_LENGTH = 16
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage asks of the cluster; never hashed."""
+    """What a call of a stage's function takes of the cluster while it runs; never hashed.
+
+    Attributes:
+        cpus: of each process, on one node.
+        gpus: of each process, on the same node.
+        processes: side by side; 0 of a stage that the driver computes by itself.
+        together: stages of a batch that have these processes in common, the next have as many again; 0 for all.
+    """
 
     cpus: float = 1
     gpus: float = 0
+    processes: int = 0
+    together: int = 0
 
 
 @dataclass(frozen=True)

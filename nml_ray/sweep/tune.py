@@ -6,6 +6,7 @@ is pickled: finished trials are not submitted again, and Tune's directory is rem
 
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from nml_ray.sweep.trials import Trial, TrialFunction, TrialsFailed, describe
 
 LOST_WORKERS = 2
 """Times that a trial is begun anew because its process or machine was lost; its own exceptions are never retried."""
+
+_turn = threading.Lock()  # Tune knows a process's trainables, with what they were given, by the names of their classes
 
 ONE_CPU: Mapping[str, float] = {"CPU": 1}
 
@@ -47,6 +50,8 @@ def run_trials(
 ) -> None:
     """Run every trial on the Ray that this process is connected to; the same results as `trials.run_inline`.
 
+    Calls from several threads take turns.
+
     Args:
         trials: what to run; worker processes start once and take one trial after the other.
         function: importable by the workers, or picklable.
@@ -64,7 +69,7 @@ def run_trials(
         return
     watch = _Watch(trials, done)
     trainable = tune.with_parameters(_OneByOne, trials=list(trials), function=function)
-    with _quiet():
+    with _turn, _quiet():
         results = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([dict(resources)])),
             param_space={"number": tune.grid_search(list(range(len(trials))))},

@@ -60,6 +60,28 @@ def test_progress_of_a_running_batch_is_shown(tmp_path: Path, kind: type[PlainDi
     assert "a word" in lines
 
 
+@pytest.mark.parametrize("kind", [PlainDisplay, TerminalDisplay])
+def test_batches_side_by_side_are_shown_together(tmp_path: Path, kind: type[PlainDisplay]) -> None:
+    stream = io.StringIO()
+    display, together = kind(stream, look=0.001, quiet=0), threading.Barrier(4)
+
+    def run(name: str) -> None:
+        for _ in range(5):
+            together.wait(20)
+            with display.stage(name, []):
+                display.say(f"{name} speaks")
+
+    threads = [threading.Thread(target=run, args=(f"batch-{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = stream.getvalue().splitlines()
+    for n in range(4):
+        assert sum(line.endswith(f"batch-{n} speaks") for line in lines) == 5
+        assert sum(line.endswith(f"batch-{n}: 0 s") for line in lines) == 5
+
+
 def test_a_short_batch_says_one_line(tmp_path: Path) -> None:
     attempt, stream = Store(tmp_path).attempt("k", "d"), io.StringIO()
     with PlainDisplay(stream, look=0.001).stage("ledger", [attempt.path]):
