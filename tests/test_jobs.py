@@ -10,6 +10,7 @@ import pytest
 from nml_ray.cli.main import call
 from nml_ray.cli.options import open_job
 from nml_ray.study.execute import execute
+from nml_ray.study.listing import paths_of
 from nml_ray.study.progress import display
 from tests.small_icons import SIZES, small_icons
 
@@ -35,7 +36,7 @@ def run(runs: Path, name: str, *settings: str) -> dict[str, Path]:
     options = [word for setting in settings for word in ("--set", setting)]
     assert call(["run", str(JOBS / f"{name}.yaml"), *options, "--storage", str(runs), "--inline"]) == 0
     study = runs / "studies" / name
-    return {stage: study / path for stage, path in json.loads((study / "stages.json").read_text()).items()}
+    return paths_of(study)
 
 
 def states(capsys, runs: Path, name: str, *settings: str) -> str:

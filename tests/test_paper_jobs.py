@@ -11,6 +11,7 @@ from pyarrow import parquet
 from nml_ray.cli.main import call
 from nml_ray.data.shards import Sample, write_shards
 from nml_ray.study.job import read_job
+from nml_ray.study.listing import paths_of
 from tests.small_images import picture
 
 pytestmark = pytest.mark.long
@@ -133,7 +134,7 @@ def test_a_paper_job_runs_to_its_end_at_small_size(job, tmp_path):
     name, data = job
     assert call(["run", *words(name, data, tmp_path, *SMALL, *OWN[name]), "--inline"]) == 0
     study = tmp_path / "studies" / name
-    made = {stage: study / path for stage, path in json.loads((study / "stages.json").read_text()).items()}
+    made = paths_of(study)
     arms = [path for stage, path in made.items() if stage.startswith("pretrain/")]
     assert len(arms) == 2
     for arm in arms:

@@ -10,6 +10,7 @@ from pyarrow import parquet
 from nml_ray.cli.main import call
 from nml_ray.data.shards import Sample, write_shards
 from nml_ray.study.job import read_job
+from nml_ray.study.listing import paths_of
 from tests.small_icons import small_icons
 from tests.small_images import picture
 
@@ -57,8 +58,7 @@ def test_an_imagenet_recipe_is_planned_and_runs_on_a_stand_in(name, stand_in, tm
     assert "pretrain" in capsys.readouterr().out
     assert call(["run", *job, "--inline"]) == 0
     study = tmp_path / "studies" / name
-    stages = json.loads((study / "stages.json").read_text())
-    arms = [study / path for stage, path in stages.items() if stage.startswith("pretrain/")]
+    arms = [path for stage, path in paths_of(study).items() if stage.startswith("pretrain/")]
     assert len(arms) == 2
     for arm in arms:
         rows = parquet.read_table(arm / "curves.parquet").to_pylist()

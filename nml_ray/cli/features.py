@@ -92,15 +92,14 @@ def find_features(source: str, encoder: str, storage: str) -> Path:
     """
     from nml_ray.storage.artifact import RECORD
     from nml_ray.storage.atomic import read_json
-    from nml_ray.study.execute import STAGES
+    from nml_ray.study.listing import STAGES, paths_of
 
     path = Path(source)
     if record := read_json(path / RECORD) if path.is_dir() else None:
         return path / str(record["attempt"])
     named = Path(storage) / "studies" / source
     study = path if (path / STAGES).is_file() else named
-    stages = read_json(study / STAGES) if study.is_dir() else None
-    if stages is None:
+    if not (study / STAGES).is_file():
         if path.is_dir():
             return path
         raise UserError(
@@ -108,7 +107,8 @@ def find_features(source: str, encoder: str, storage: str) -> Path:
             where="SOURCE",
             expected="a study, an extract artifact, or a directory of features",
         )
-    made = {name.removeprefix(STUDY_STAGE): place for name, place in stages.items() if name.startswith(STUDY_STAGE)}
+    there = paths_of(study)
+    made = {name.removeprefix(STUDY_STAGE): place for name, place in there.items() if name.startswith(STUDY_STAGE)}
     if not made:
         raise UserError("no features were extracted", where=str(study), expected="a study with extracted features")
     if encoder not in made and (encoder or len(made) > 1):
@@ -118,4 +118,4 @@ def find_features(source: str, encoder: str, storage: str) -> Path:
             expected="--encoder with one of " + ", ".join(made),
             nearest=nearest_name(encoder, made) if encoder else "",
         )
-    return (study / (made[encoder] if encoder else next(iter(made.values())))).resolve()
+    return (made[encoder] if encoder else next(iter(made.values()))).resolve()

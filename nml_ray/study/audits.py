@@ -10,10 +10,10 @@ from nml_ray.data.config import NoiseArm
 from nml_ray.data.files import files_of
 from nml_ray.pretrain.audit import AuditedRun
 from nml_ray.storage.artifact import Artifact, Store
-from nml_ray.storage.atomic import read_json
 from nml_ray.storage.link import followed
-from nml_ray.study.execute import GIVEN, JOB, STAGES, plan_job, read_run
+from nml_ray.study.execute import GIVEN, JOB, plan_job, read_run
 from nml_ray.study.expand import given_stage
+from nml_ray.study.listing import read_stages
 from nml_ray.study.sources import dataset_identity
 from nml_ray.study.stage import digests
 from nml_ray.study.sweep_table import TABLE, artifacts_of
@@ -42,10 +42,10 @@ def runs_of_study(directory: Path) -> StudyRuns:
     if not planned:
         raise UserError(f"study '{job.name}' pre-trains nothing", where="RUN", expected="a study with pre-training")
     store = Store(directory.parent.parent)
-    made: Mapping[str, str] = read_json(directory / STAGES) or {}
+    made = read_stages(directory) or {}
     found = StudyRuns()
     for name, one in planned.items():
-        left = (directory / made[name]).resolve().parent.name if name in made else one.digest
+        left = made[name].digest if name in made else one.digest
         artifact = store.artifact(KIND, left) or store.artifact(KIND, one.digest)
         if artifact:
             found.runs.append(_audited(artifact, store, directory / GIVEN))

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +11,19 @@ import yaml
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage import remote
-from nml_ray.storage.artifact import Artifact, Store
-from nml_ray.storage.atomic import write_bytes, write_json
+from nml_ray.storage.artifact import Store
+from nml_ray.storage.atomic import write_bytes
 from nml_ray.storage.location import Location, locate
 from nml_ray.storage.mirror import mirror_at, mirror_of, working_root
 from nml_ray.storage.twin import bring_directory, publish_directory, tell
+from nml_ray.study.display import Display
 from nml_ray.study.expand import Study, expand
 from nml_ray.study.graph import ordered, until
 from nml_ray.study.job import Job, read_job
+from nml_ray.study.listing import listed
 from nml_ray.study.partial import without_tasks
 from nml_ray.study.plan import Planned, plan
-from nml_ray.study.runner import Display, Outcome, run
+from nml_ray.study.runner import Outcome, run
 from nml_ray.study.stage import digests
 from nml_ray.study.task import Context
 
@@ -29,7 +31,6 @@ STUDIES = "studies"
 REPORT = "report.html"
 HEADLINE = "headline.txt"
 JOB = "job.yaml"
-STAGES = "stages.json"
 GIVEN = "given"  # links to the data that the user gave
 
 
@@ -164,7 +165,8 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
     write_job(job, directory)
     tell(directory / JOB)
     set_threads(job, inline)
-    context = Context(store_of(job), inline, job.threads, job.run, lambda: _start_ray(job, address))
+    ray = (lambda: _start_ray(job, address), _stop_ray, lambda: _nodes(job, address))
+    context = Context(store_of(job), inline, job.threads, job.run, *ray)
     if known is None:
         done = _run_sweep(job, context, display, directory)
     else:
@@ -183,14 +185,13 @@ def _run_plan(
 ) -> Outcome:
     """Make the stages; with `tasks`, a mistake in the data of one leaves the others to their end and their report."""
     patient = ("extract", "spectrum", "heads") if tasks else ()
-    outcome = run(planned, context, display, study.given, directory / GIVEN, patient)
-    if "report" in outcome.left_out and (rest := without_tasks(study, {*outcome.failures, *outcome.left_out})):
-        reported = run(plan_study(rest, context.store), context, display, rest.given, directory / GIVEN)
-        outcome.artifacts |= reported.artifacts
-        outcome.failures |= reported.failures
-        outcome.made += reported.made
-        del outcome.left_out["report"]
-    _write_stages(directory, planned, outcome.artifacts)
+    with listed(directory) as listing:
+        listing.begin(planned)
+        outcome = run(planned, context, display, study.given, directory / GIVEN, patient, listing.heard)
+        if "report" in outcome.left_out and (rest := without_tasks(study, {*outcome.failures, *outcome.left_out})):
+            del outcome.left_out["report"]
+            listing.begin(plan := plan_study(rest, context.store))
+            outcome.add(run(plan, context, display, rest.given, directory / GIVEN, heard=listing.heard))
     _copy_report(directory, outcome)
     return outcome
 
@@ -200,7 +201,8 @@ def _run_sweep(job: Job, context: Context, display: Display, directory: Path) ->
     from nml_ray.study.sweep import best_study, failures, sweep
     from nml_ray.study.sweep_table import TABLE, summary, write_table
 
-    swept = sweep(job, context, display, directory / GIVEN)
+    with listed(directory) as listing:
+        swept = sweep(job, context, display, directory / GIVEN, listing)
     table = directory / TABLE
     write_table(table, swept)
     outcome = Outcome()
@@ -235,9 +237,17 @@ def _start_ray(job: Job, address: str) -> None:
     session.start(max(job.run.cpus or session.available_cpus(), job.least_cpus()))
 
 
-def _write_stages(directory: Path, planned: Mapping[str, Planned], artifacts: Mapping[str, Artifact]) -> None:
-    paths = {name: os.path.relpath(artifacts[name].place, directory) for name in planned if name in artifacts}
-    write_json(directory / STAGES, paths)
+def _stop_ray() -> None:
+    from nml_ray import session
+
+    session.stop()
+
+
+def _nodes(job: Job, address: str) -> Sequence[Mapping[str, float]]:
+    from nml_ray import session
+
+    _start_ray(job, address)
+    return session.nodes()
 
 
 def _copy_report(directory: Path, outcome: Outcome) -> None:

@@ -6,10 +6,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage.artifact import Artifact, Store
@@ -18,24 +18,16 @@ from nml_ray.storage.link import Link, write_link
 from nml_ray.storage.mirror import mirror_of
 from nml_ray.storage.remote_lease import RemoteLease
 from nml_ray.storage.twin import publish_directory, tell
-from nml_ray.study.graph import batches
+from nml_ray.study.display import Display
 from nml_ray.study.plan import Given, Planned
 from nml_ray.study.record import machine, versions
+from nml_ray.study.schedule import Schedule, batches_of
+from nml_ray.study.side_by_side import run_side_by_side
 from nml_ray.study.task import Context, StageFunction, Task
 
 _WAIT = 0.5  # seconds between two looks at an artifact that another process is making
 _WAIT_REMOTE = 5.0  # the same where each look is a request
 ERROR_LOG = "error.log"
-
-
-class Display(Protocol):
-    """Where a run shows itself; see progress.py."""
-
-    def stage(self, title: str, attempts: Sequence[Path]) -> AbstractContextManager[None]:
-        """Shown while one batch is at work."""
-
-    def say(self, line: str) -> None:
-        """One line for the user."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,13 @@ class Outcome:
     left_out: dict[str, str] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
 
+    def add(self, other: "Outcome") -> None:
+        """Take over what another has."""
+        self.artifacts |= other.artifacts
+        self.failures |= other.failures
+        self.left_out |= other.left_out
+        self.made += other.made
+
     @property
     def refused(self) -> bool:
         """Whether all that was tried of some kinds of stage, and nothing else, failed by mistakes of the user's."""
@@ -71,8 +70,9 @@ def run(
     given: Mapping[str, Given] | None = None,
     links: Path | None = None,
     patient: bool | Collection[str] = False,
+    heard: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
-    """Make every artifact of the plan that does not exist.
+    """Make every artifact of the plan that does not exist: inline one batch after the other, on Ray side by side.
 
     Args:
         plan: See `plan.plan`.
@@ -82,9 +82,12 @@ def run(
         links: Directory for those links.
         patient: A mistake of the user's, too, stops only what depends on the stage that found it; and where a batch
             failed as a whole, its stages are tried one by one. Of some kinds of stage only, where it names these.
+        heard: called with what was there, after each batch with its part, and in the end with all if stages were left
+            out.
 
     Raises:
-        UserError: a stage found a mistake of the user's; what was finished before stays.
+        UserError: a stage found a mistake of the user's; what was finished before stays, what runs beside it is
+            stopped.
     """
     outcome = Outcome()
     for name, data in (given or {}).items():
@@ -96,12 +99,36 @@ def run(
             found = context.store.artifact(planned.stage.kind, planned.digest)
             assert found is not None
             outcome.artifacts[name] = found
+    heard(outcome)
     lacking = {name: planned.stage for name, planned in plan.items() if planned.state == "to do"}
-    for batch in batches(lacking):
-        ready = [name for name in batch if not _leave_out(plan[name], outcome)]
-        if ready:
+    schedule = Schedule(batches_of(lacking))
+
+    def work_of(names: Sequence[str]) -> Callable[[Context, Display], Outcome] | None:
+        ready = [name for name in names if not _leave_out(plan[name], outcome)]
+        sources = {source for name in ready for source in plan[name].stage.inputs.values()}
+        part = Outcome({source: outcome.artifacts[source] for source in sources})
+
+        def work(context: Context, display: Display) -> Outcome:
             patience = patient if isinstance(patient, bool) else plan[ready[0]].stage.kind in patient
-            _make(ready, plan, context, display, outcome, patience)
+            _make(ready, plan, context, display, part, patience)
+            return part
+
+        return work if ready else None
+
+    def took(part: Outcome) -> None:
+        outcome.add(part)
+        heard(part)
+
+    if context.inline:
+        while not schedule.finished:
+            number = schedule.start_next()
+            if work := work_of(schedule.batches[number].names):
+                took(work(context, display))
+            schedule.end(number)
+    else:
+        run_side_by_side(schedule, work_of, took, context, display)
+    if outcome.left_out:
+        heard(outcome)
     return outcome
 
 

@@ -17,10 +17,12 @@ from typing import Any
 from nml_ray.config.document import plain
 from nml_ray.config.errors import UserError
 from nml_ray.storage.artifact import Artifact
+from nml_ray.study.display import Display
 from nml_ray.study.execute import plan_study
 from nml_ray.study.expand import Study, expand
 from nml_ray.study.job import Job
-from nml_ray.study.runner import Display, Failure, Outcome, run
+from nml_ray.study.listing import Listing
+from nml_ray.study.runner import Failure, Outcome, run
 from nml_ray.study.sweep_check import metric_of, text
 from nml_ray.study.task import Context
 from nml_ray.study.union import Union, union
@@ -55,7 +57,7 @@ class Swept:
     best: TrialOutcome | None
 
 
-def sweep(job: Job, context: Context, display: Display, links: Path) -> Swept:
+def sweep(job: Job, context: Context, display: Display, links: Path, listing: Listing) -> Swept:
     """Run all trials of a job's sweep, round by round.
 
     Args:
@@ -63,11 +65,12 @@ def sweep(job: Job, context: Context, display: Display, links: Path) -> Swept:
         context: handed to the stage functions.
         display: where the run shows itself.
         links: directory for links to the user's data.
+        listing: hears of all stages.
     """
     settings = _sweep_of(job)
     source, trials = searcher(settings), list[TrialOutcome]()
     while asked := source.ask(settings.round):
-        for done in run_round(job, asked, context, display, links):
+        for done in run_round(job, asked, context, display, links, listing):
             trials.append(done)
             source.tell(done.asked, done.value)
             display.say(f"trial {said(done.asked)}: {told(done)}")
@@ -75,12 +78,15 @@ def sweep(job: Job, context: Context, display: Display, links: Path) -> Swept:
     return Swept(metric_of(job, settings), larger, trials, best_of(trials, larger))
 
 
-def run_round(job: Job, asked: Sequence[Asked], context: Context, display: Display, links: Path) -> list[TrialOutcome]:
+def run_round(
+    job: Job, asked: Sequence[Asked], context: Context, display: Display, links: Path, listing: Listing
+) -> list[TrialOutcome]:
     """Make the stages of trials that are run together; what becomes of each. One that fails leaves the others alone."""
     studies, mistakes = studies_of(job, asked)
     joined = union(studies)
     plan = plan_study(study_of(joined), context.store)
-    outcome = run(plan, context, display, joined.given, links, patient=True)
+    listing.begin(plan, beside=True)
+    outcome = run(plan, context, display, joined.given, links, patient=True, heard=listing.heard)
     names = dict(zip(studies, joined.names, strict=True))
     return [
         _outcome(job, one, outcome, names[key_of(one)])

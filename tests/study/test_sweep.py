@@ -15,6 +15,7 @@ from nml_ray.study.execute import execute, plan_job
 from nml_ray.study.expand import expand
 from nml_ray.study.graph import ordered
 from nml_ray.study.job import Job
+from nml_ray.study.listing import paths_of
 from nml_ray.study.stage import digests
 from nml_ray.study.union import union
 from tests.study.sweep_jobs import EPOCHS, RATE, features, job_of, quiet, rows_of
@@ -37,11 +38,11 @@ def test_a_grid_leaves_a_table_a_summary_and_the_report_of_the_best(tmp_path, ca
     assert [row["best"] for row in rows] == [row is best for row in rows] and json.loads(best["point"])[RATE] == 0.1
     assert best["value"] > 0.7 and not done.outcome.failures
     # The report is of the best: its test set alone was read, by heads that its trial has fitted.
-    stages = json.loads((done.directory / "stages.json").read_text())
+    stages = paths_of(done.directory)
     kept = [tmp_path / "runs" / dict(row["artifacts"])["heads/given"] for row in rows]
     assert len(list((tmp_path / "runs/heads").iterdir())) == 5 and len(list((tmp_path / "runs/trial").iterdir())) == 4
     assert all(set(entry["scores"]) == {"validation"} for path in kept for entry in results_of(path))
-    (entry,) = results_of((done.directory / stages["heads/given"]).parent)
+    (entry,) = results_of(stages["heads/given"].parent)
     assert set(entry["scores"]) == {"validation", "test"}
     assert "the best of 4 trials by heads.score" in (done.directory / "report.html").read_text()
     page = (done.directory / "report.html").read_text()

@@ -1,0 +1,128 @@
+"""What a study refers to: `stages.json` in its directory, there from the start of a run on, whatever becomes of it.
+
+    {"pretrain/symmetric-0/seed-0": {
+        "kind": "pretrain", "digest": "0f3c...",                 the artifact STORAGE/<kind>/<digest>, finished or not
+        "state": "made",
+        "path": "../../pretrain/0f3c.../attempt-0001"}, ...}     of what there is, from the study's directory
+
+State: `given` (data of the user's, in the study's directory), `cached` (was there), `to do`, `made` (by this run, or
+beside it by another), `failed`, `left out` (its input failed). What is `to do` may be at work: its artifact's lease
+tells by whom, its attempts' progress.json how far; after a kill it stays `to do`.
+
+While a sweep goes on these are the stages of all trials so far (`NAME#2` where a later round has another stage of that
+name), once it has ended those of the best; trials.parquet has the artifacts of every trial.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nml_ray.storage.atomic import read_json, write_json
+from nml_ray.storage.twin import tell
+from nml_ray.study.plan import Planned
+
+if TYPE_CHECKING:
+    from nml_ray.study.runner import Outcome
+
+STAGES = "stages.json"
+_REST = 20  # of the time, one part may go into writing the file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stage of a study. `path` is "" where there is no artifact; of old studies what was given has a path alone."""
+
+    kind: str
+    digest: str
+    state: str
+    path: str = ""
+
+
+class Listing:
+    """The file while a run keeps it up to date; it is told to an object store too."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._entries: dict[str, Entry] = {}
+        self._names: dict[str, str] = {}  # of the stages of the current plan, in the file
+        self._write_again = 0.0
+        self._unwritten = False
+
+    def begin(self, planned: Mapping[str, Planned], beside: bool = False) -> None:
+        """Add the stages of a plan and write the file; `beside` others of the same names, not in their place."""
+        self._names = {name: self._name(name, one.digest) if beside else name for name, one in planned.items()}
+        for name, one in planned.items():
+            there = self._entries.get(self._names[name])
+            if there is None or there.digest != one.digest or not there.path:
+                self._entries[self._names[name]] = Entry(one.stage.kind, one.digest, one.state)
+        self._write(durable=True)
+        tell(self._directory / STAGES)
+
+    def heard(self, outcome: "Outcome") -> None:
+        """Take down what a part of the run has come to; the file follows at once while it is small."""
+        for name, artifact in outcome.artifacts.items():
+            entry = self._entries[self._names[name]]
+            state = "made" if entry.state == "to do" else entry.state
+            path = os.path.relpath(artifact.place, self._directory)
+            self._entries[self._names[name]] = replace(entry, state=state, path=path)
+        for state, names in (("failed", outcome.failures), ("left out", outcome.left_out)):
+            for name in names:
+                self._entries[self._names[name]] = replace(self._entries[self._names[name]], state=state)
+        self._unwritten = True
+        if time.monotonic() >= self._write_again:
+            self._write()
+            tell(self._directory / STAGES, patiently=False)
+
+    def end(self) -> None:
+        """Write what is not written yet."""
+        if self._unwritten:
+            self._write()
+            tell(self._directory / STAGES, patiently=False)
+
+    def _name(self, name: str, digest: str) -> str:
+        number, called = 1, name
+        while called in self._entries and self._entries[called].digest != digest:
+            number += 1
+            called = f"{name}#{number}"
+        return called
+
+    def _write(self, durable: bool = False) -> None:
+        begun = time.monotonic()
+        found = {name: {k: v for k, v in vars(entry).items() if v} for name, entry in self._entries.items()}
+        write_json(self._directory / STAGES, found, durable=durable)
+        now = time.monotonic()
+        self._write_again, self._unwritten = now + _REST * (now - begun), False
+
+
+@contextmanager
+def listed(directory: Path) -> Iterator[Listing]:
+    """A listing that, however the block ends, has all that it heard."""
+    listing = Listing(directory)
+    try:
+        yield listing
+    finally:
+        listing.end()
+
+
+def read_stages(directory: Path) -> dict[str, Entry] | None:
+    """The stages of a study by name, from its directory; None where no run has begun there."""
+    found = read_json(directory / STAGES)
+    if found is None:
+        return None
+    return {name: _of_path(one) if isinstance(one, str) else Entry(**one) for name, one in found.items()}
+
+
+def paths_of(directory: Path) -> dict[str, Path]:
+    """Where the artifacts of a study lie that there are, by stage."""
+    stages = read_stages(directory) or {}
+    return {name: directory / entry.path for name, entry in stages.items() if entry.path}
+
+
+def _of_path(path: str) -> Entry:
+    """An entry of a study that an earlier version left: paths alone, which say nothing more of what was given."""
+    *_, kind, digest, attempt = ("", "", *Path(path).parts)
+    return Entry(kind, digest, "made", path) if attempt.startswith("attempt-") else Entry("", "", "made", path)
