@@ -1,21 +1,38 @@
 """`nml-ray schema`: the settings as JSON Schema."""
 
 import json
+from typing import Annotated, Any
 
 import click
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["job"]))
+@click.argument("what", type=click.Choice(["job", "cluster"]))
 def schema(what: str) -> None:
-    """Print the JSON Schema of a job file.
+    """Print the JSON Schema of a job file, or of a cluster file of any kind.
 
     Editors complete and check YAML by it.
 
     \b
     Examples:
       nml-ray schema job > job.schema.json
+      nml-ray schema cluster > cluster.schema.json
     """
+    click.echo(json.dumps(job_schema() if what == "job" else cluster_schema(), indent=1))
+
+
+def job_schema() -> dict[str, Any]:
+    """Of a job file."""
     from nml_ray.study.job import Job
 
-    click.echo(json.dumps(Job.model_json_schema(), indent=1))
+    return Job.model_json_schema()
+
+
+def cluster_schema() -> dict[str, Any]:
+    """Of a cluster file; which keys there are depends on its kind."""
+    from pydantic import Field, TypeAdapter
+
+    from nml_ray.cluster.config import AnyCluster
+
+    kinds: TypeAdapter[AnyCluster] = TypeAdapter(Annotated[AnyCluster, Field(discriminator="kind")])
+    return {"title": "Cluster", **kinds.json_schema()}

@@ -29,7 +29,7 @@ class CodeSettings(Settings):
     """Patterns of what stays behind, as in a .gitignore. `.git`, virtual environments, caches, and what .gitignore and
     .nmlignore name stay behind anyway."""
     limit: Memory = "100MiB"
-    """Most that may be sent. A job server takes 100 MiB, a Kubernetes ConfigMap 1 MiB."""
+    """Most that may be sent. A job server takes 100 MiB, KubeRay 11 MB as a zip, in ConfigMaps."""
 
 
 class ClusterSettings(Settings):

@@ -17,9 +17,10 @@ from typing import Any
 from nml_ray.cluster.command import job_command
 from nml_ray.cluster.config import KubeRayCluster, Node
 from nml_ray.cluster.submission import Submission
+from nml_ray.session import SETTINGS
 
 PART = 900 * 1024  # bytes of the code in a ConfigMap: Kubernetes takes 1 MiB, names and scripts included
-PARTS = 8  # ConfigMaps of one job
+PARTS = 12  # ConfigMaps of one job
 MANAGED_BY, SUBMISSION = "app.kubernetes.io/managed-by", "nml-ray/submission"
 MANAGER = "nml-ray"
 SUBMITTER = "ray-job-submitter"  # KubeRay's name for that container
@@ -196,12 +197,12 @@ def _confined() -> Manifest:
 
 
 def _environment(cluster: KubeRayCluster) -> Iterator[Manifest]:
-    own: Mapping[str, str] = {
+    needed: Mapping[str, str] = {
         "PYTHONPATH": ":".join(filter(None, (_CODE, cluster.environment.get("PYTHONPATH")))),
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": str(cluster.stop_seconds + _MARGIN),  # Ray's own 3 are too few for a checkpoint
     }
-    for name, value in {**cluster.environment, **own}.items():
+    passive = {"OMP_WAIT_POLICY": "passive"}  # see execute.set_threads
+    for name, value in {**SETTINGS, **passive, **cluster.environment, **needed}.items():
         yield {"name": name, "value": value.replace("$", "$$")}  # Kubernetes would put in another variable at $(NAME)
 
 

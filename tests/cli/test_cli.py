@@ -5,7 +5,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from nml_ray.cli.main import COMMANDS, call
 from nml_ray.cli.options import examples
@@ -191,3 +193,12 @@ def test_a_cached_run_imports_neither_torch_nor_ray(tiny: Path) -> None:
         "assert not {'torch', 'ray', 'pandas', 'pyarrow', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny)
+
+
+def test_the_schema_of_cluster_files_tells_the_kinds_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["schema", "cluster"]) == 0
+    validator = jsonschema.Draft202012Validator(json.loads(capsys.readouterr().out))
+    for path in sorted((Path(__file__).parents[2] / "cluster").glob("*.yaml")):
+        validator.validate(yaml.safe_load(path.read_text()))
+    assert not validator.is_valid({"kind": "slurm", "image": "x"})
+    assert not validator.is_valid({"kind": "local", "pyton": "x"})

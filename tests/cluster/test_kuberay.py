@@ -241,8 +241,8 @@ def test_down_removes_ours_and_tells_of_others(kubernetes, package, capsys):
 
 def test_too_much_code_is_refused_with_the_largest_files(tmp_path):
     path = tmp_path / "weights.bin"
-    path.write_bytes(random.Random(0).randbytes(8_000_000))
-    with pytest.raises(UserError, match=r"8.0 MB as a zip \(largest: weights.bin \(8.0 MB\)\)"):
+    path.write_bytes(random.Random(0).randbytes(12_000_000))
+    with pytest.raises(UserError, match=r"12.0 MB as a zip \(largest: weights.bin \(12.0 MB\)\)"):
         zipped(Package([CodeFile("weights.bin", path, path.stat().st_size)]))
 
 

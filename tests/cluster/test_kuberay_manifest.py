@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
+from nml_ray.cluster.command import job_command
 from nml_ray.cluster.config import KubeRayCluster, read_cluster
 from nml_ray.cluster.manifest import PART, driver_script, manifests
 from nml_ray.cluster.submission import Submission, new_id
@@ -100,6 +101,7 @@ def test_documents_obey_the_schemas(ray_job_schema, name):
 
 def test_example_obeys_the_schema(ray_job_schema):
     cluster, _ = read_cluster(ROOT / "cluster" / "kuberay.yaml")
+    assert isinstance(cluster, KubeRayCluster)
     ray_job_schema.validate(manifests(cluster, submission_to(cluster), b"zip", "2.60.0")[-1])
 
 
@@ -188,6 +190,7 @@ def test_settings_of_the_job():
     container = pod["containers"][0]
     assert container["envFrom"] == [{"secretRef": {"name": "object-store"}}]
     variables = {one["name"]: one["value"] for one in container["env"]}
+    assert variables["RAY_CHDIR_TO_TRIAL_DIR"] == "0" and variables["RAY_JOB_STOP_WAIT_TIME_S"] == "150"
     assert variables["GREETING"] == "a $$(HOME) 'quoted' $$x"
     assert variables["PYTHONPATH"] == "/nml/code:/opt/more"
     assert {"name": "volume-1", "mountPath": "/work"} in container["volumeMounts"]
@@ -220,9 +223,9 @@ def test_the_driver_gets_its_arguments_as_they_are():
         text=True,
         check=True,
     ).stdout
-    expected = ["-c", "-m", "nml_ray.cluster.supervisor", "--stop-seconds", "120", submission.storage, submission.id]
-    expected += ["--", "python3", "-m", "nml_ray", "run", "jobs/a b.yaml", "--set", "title=it's $(x) `y`; z"]
-    assert said.strip() == str([*expected, "--storage", submission.storage, "--address", "auto"])
+    expected = job_command(submission, "python3", stop_seconds=120)[1:]
+    assert "jobs/a b.yaml" in expected
+    assert said.strip() == str(["-c", *expected])
 
 
 def test_code_is_sent_in_parts_and_unpacked_whole(tmp_path):
@@ -256,3 +259,14 @@ def test_documents_are_the_same_every_time_and_plain_yaml():
     twice = [manifests(cluster, submission, b"zip", "2.60.0") for _ in range(2)]
     assert twice[0] == twice[1]
     assert list(yaml.safe_load_all(yaml.safe_dump_all(twice[0]))) == twice[0]
+
+
+def test_numbers_of_a_cluster_file_are_sent_as_such(tmp_path, ray_job_schema):
+    path = tmp_path / "lab.yaml"
+    toleration = "{key: spot, operator: Equal, value: 'on', effect: NoExecute, tolerationSeconds: 30}"
+    path.write_text(f"kind: kuberay\nimage: a\nworkers: [{{cpus: 1.5, tolerations: [{toleration}]}}]\n")
+    cluster, _ = read_cluster(path)
+    assert isinstance(cluster, KubeRayCluster)
+    job = manifests(cluster, submission_to(cluster), b"zip", "2.60.0")[-1]
+    ray_job_schema.validate(yaml.safe_load(yaml.safe_dump(job)))
+    assert list(pods(job))[1]["spec"]["tolerations"][0]["tolerationSeconds"] == 30
