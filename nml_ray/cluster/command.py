@@ -16,6 +16,7 @@ def job_command(
         address: of the Ray that it joins; "" for one of its own. `--inline` needs none.
     """
     job = [python, "-m", "nml_ray", "run", *submission.arguments, "--storage", submission.storage]
+    job += ["--stop-seconds", str(stop_seconds // 2)]  # for a checkpoint; the rest to end in order
     if address and "--inline" not in submission.arguments:
         job += ["--address", address]
     supervisor = [python, "-m", "nml_ray.cluster.supervisor", "--stop-seconds", str(stop_seconds)]

@@ -36,7 +36,7 @@ from nml_ray.storage.patience import Patience
 
 STOP_SECONDS = 120
 NOT_STARTED = 127
-_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM, signal.SIGTERM)  # the last is Ray's, while it starts
 _NOW = Patience(total=0)
 _AT_LAST = Patience(total=120)
 _LOCAL_PACE, _REMOTE_PACE = 0.2, 3.0  # seconds between two writes of the log

@@ -134,6 +134,15 @@ def test_a_stopped_job_ends_by_itself(start):
     assert (start.status["state"], start.status["exit_code"], start.status["message"]) == ("stopped", 130, "kept")
 
 
+def test_a_job_that_ray_ends_while_it_starts_counts_as_stopped(start):
+    stops = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))\n" + WAITS
+    process = start(stops)
+    start.until(lambda: start.log)
+    process.terminate()
+    assert process.wait() == 15
+    assert start.status["state"] == "stopped"
+
+
 def test_a_job_that_does_not_stop_is_killed_with_its_children(start):
     child = f"import subprocess; p = subprocess.Popen(['{PYTHON}', '-c', 'import time; time.sleep(600)']); print(p.pid)"
     process = start(f"{child}\n{STUBBORN}", "--stop-seconds", "0.5")
