@@ -76,6 +76,13 @@ class Sums:
             self.mean[name] += (other.mean[name] - self.mean[name]) * (other.count / self.count)
             self._upper[name] += other._upper[name]
 
+    def remove(self, other: "Sums") -> None:
+        """Take out rows that were taken in before and that another object has seen too; some must be left."""
+        self.count -= other.count
+        for name in self.mean:
+            self.mean[name] += (self.mean[name] - other.mean[name]) * (other.count / self.count)
+            self._upper[name] -= other._upper[name]
+
     def save(self, path: Path) -> None:
         """Write aside and rename. Of each Gram the upper triangle is kept."""
         upper = np.triu_indices(self.dim)

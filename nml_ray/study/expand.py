@@ -265,7 +265,8 @@ class _Expansion:
         inputs = {"extract": f"extract/{name}"}
         if self.job.spectrum:
             classes = {"per_class": True} if self.job.spectrum.per_class else {}
-            self.add(f"spectrum/{name}", "spectrum", {"transforms": self.transforms(), **classes}, inputs, "all")
+            settings = {"transforms": self.transforms(), **classes, **_cut(task)}
+            self.add(f"spectrum/{name}", "spectrum", settings, inputs, "all")
         if self.job.heads:
             settings = {"heads": self.job.heads.hashed(), "threads": self.job.threads, **task}
             self.add(f"heads/{name}", "heads", settings, inputs, "all")
@@ -308,6 +309,14 @@ class _Expansion:
         roles = {kind: f"{kind}/{encoder.name}" for kind in ("pretrain", "spectrum", "heads")}
         roles = {kind: name for kind, name in roles.items() if name in made}
         return {"ledger": encoder.ledger, **roles} if roles and encoder.ledger else roles
+
+
+def _cut(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What spectra are told of a task: how its sets are cut from train, where they are."""
+    facts = task.get("task", {})
+    return (
+        {"task": {name: facts[name] for name in ("cuts", "seed", "values") if name in facts}} if "cuts" in facts else {}
+    )
 
 
 def _arms(shown: Sequence[tuple[_Encoder, dict[str, str]]]) -> list[dict[str, Any]]:

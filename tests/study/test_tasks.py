@@ -111,8 +111,8 @@ def test_the_stages_of_a_task(pets: Path) -> None:
     ("change", "changed"),
     [
         (("metric: mean_per_class", "metric: accuracy"), {"heads", "report"}),
-        (("name: pets", "name: pets\nseed: 1"), {"heads", "report"}),
-        (("name: pets", "name: pets\nvalidation: {keep: 5}"), {"heads", "report"}),
+        (("name: pets", "name: pets\nseed: 1"), {"spectrum", "heads", "report"}),
+        (("name: pets", "name: pets\nvalidation: {keep: 5}"), {"spectrum", "heads", "report"}),
         (("{plush: [cat, dog]}", "{plush: [cat]}"), {"heads", "report"}),
         (("name: pets", "name: pets\ntitle: Pets"), {"report"}),
         (("name: pets", "name: pets\nabout: animals"), set()),

@@ -5,10 +5,11 @@ Leaves in each artifact
     spectrum.json      split to transform to count, singular_values (descending), sve, lsvr
     measures.parquet   split, transform, class (null: all of the split), count, sve, lsvr, effective_rank
 
+Of a downstream task whose validation or test set is cut from train, the parts are measured as the heads see them.
 A transform that leaves nothing of the features but zeros has no measures: it is absent from spectrum.json, null here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nml_ray.analysis import spectrum
-from nml_ray.features.store import read_split
-from nml_ray.features.sums import TRANSFORMS, merged
+from nml_ray.features.store import Features, read_split
+from nml_ray.features.sums import TRANSFORMS, Sums, merged
 from nml_ray.storage.atomic import write_json
 from nml_ray.study.stages.apart import Apart
 from nml_ray.study.task import Context, Task
+from nml_ray.sweep import splits
 
 SPECTRUM_FILE = "spectrum.json"
 MEASURES_FILE = "measures.parquet"
+ROWS = 4096  # summed at a time
 _SCHEMA = pa.schema(
     {
         "split": pa.string(),
@@ -54,11 +57,14 @@ def run(tasks: Sequence[Task], context: Context) -> None:
 
 def _measure(task: Task) -> None:
     directory, target = task.inputs["extract"].path, task.attempt.path
-    found = list(_whole(directory))
+    cut: Mapping[str, Any] = task.stage.settings.get("task", {})
+    found = list(_whole(directory, cut))
     write_json(target / SPECTRUM_FILE, _by_split(found))
     rows = [_row(*one) for one in found]
     if task.stage.settings.get("per_class"):
-        rows += [_row(*one) for split, transforms in _grouped(found) for one in _classes(directory, split, transforms)]
+        rows += [
+            _row(*one) for split, transforms in _grouped(found) for one in _classes(directory, split, transforms, cut)
+        ]
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), target / MEASURES_FILE)
     task.attempt.finish()
 
@@ -67,11 +73,24 @@ _Found = tuple[str, str, int | None, int, spectrum.Vector]
 """Split, transform, class (None: all), number of rows, singular values."""
 
 
-def _whole(directory: Path) -> Iterator[_Found]:
-    for split in sorted({path.parent.name for path in directory.glob("*/*.sums.npz")}):
-        sums = merged(sorted((directory / split).glob("*.sums.npz")))
+def _whole(directory: Path, cut: Mapping[str, Any]) -> Iterator[_Found]:
+    stored = sorted({path.parent.name for path in directory.glob("*/*.sums.npz")})
+    by_split = {split: merged(sorted((directory / split).glob("*.sums.npz"))) for split in stored}
+    for split in cut.get("cuts", ()):
+        part = _of_part(directory, split, cut, by_split["train"])
+        if part.count:
+            by_split[split] = part
+            by_split["train"].remove(part)
+    for split, sums in sorted(by_split.items()):
         for name in sums.transforms:
             yield split, name, None, sums.count, spectrum.singular_values(sums.gram[name], sums.count)
+
+
+def _of_part(directory: Path, split: str, cut: Mapping[str, Any], whole: Sums) -> Sums:
+    rows, sums = splits.read(directory, split, cut).values, Sums(whole.dim, whole.transforms)
+    for start in range(0, len(rows), ROWS):
+        sums.add(rows[start : start + ROWS])
+    return sums
 
 
 def _by_split(found: Sequence[_Found]) -> dict[str, dict[str, Any]]:
@@ -88,13 +107,20 @@ def _grouped(found: Sequence[_Found]) -> list[tuple[str, list[str]]]:
     return [(split, [one[1] for one in group]) for split, group in groupby(found, lambda one: one[0])]
 
 
-def _classes(directory: Path, split: str, transforms: Sequence[str]) -> Iterator[_Found]:
-    """Every class of a split, whose features pass memory once."""
+def _classes(directory: Path, split: str, transforms: Sequence[str], cut: Mapping[str, Any]) -> Iterator[_Found]:
+    """Every class of a split, whose features pass memory once; of a regression there are none in a part."""
     import torch
 
-    features = read_split(directory, split)
+    features: Features | splits.Split
+    if split in ("train", *cut.get("cuts", ())) and cut:
+        if "values" in cut:
+            return
+        features = splits.read(directory, split, cut)
+    else:
+        features = read_split(directory, split)
+    values = features.values if features.values.ndim == 2 else features.values[0]  # of several views the first
     for label in np.unique(features.labels):
-        rows = torch.tensor(features.values[features.labels == label], dtype=torch.float64)
+        rows = torch.tensor(values[features.labels == label], dtype=torch.float64)
         for name in transforms:
             yield split, name, int(label), len(rows), spectrum.of_rows(TRANSFORMS[name](rows).numpy())
 

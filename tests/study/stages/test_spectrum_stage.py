@@ -1,6 +1,7 @@
 """The spectrum stage, from the sums that extraction leaves."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from nml_ray.storage.atomic import read_json
 from nml_ray.study.stage import Stage
 from nml_ray.study.stages import spectrum
 from nml_ray.study.task import Context, Task
+from nml_ray.sweep import splits
 
 
 def test_every_split_and_transform_from_all_shards(tmp_path: Path) -> None:
@@ -41,18 +43,19 @@ def test_every_split_and_transform_from_all_shards(tmp_path: Path) -> None:
         assert measured.lsvr == pytest.approx(-np.log(sigma[0] / sigma.sum()))
 
 
-def measured(tmp_path: Path, values: np.ndarray, labels: np.ndarray, dtype: str) -> tuple[dict, list[dict]]:
+def measured(
+    tmp_path: Path, values: np.ndarray, labels: np.ndarray, dtype: str, split: str = "test", **more: Any
+) -> tuple[dict, list[dict]]:
     store = Store(tmp_path)
     extract = store.attempt("extract", "e")
     for number, rows in enumerate(np.array_split(np.arange(len(values)), 2)):
-        path = feature_path(extract.path, "test", f"shard-{number}")
+        path = feature_path(extract.path, split, f"shard-{number}")
         write_shard(path, [f"k{row}" for row in rows], labels[rows], values[rows], dtype)
         sums = Sums(values.shape[1])
         sums.add(values[rows].astype(dtype))
         sums.save(path.with_name(f"shard-{number}.sums.npz"))
-    stage = Stage(
-        "spectrum/a", "spectrum", 1, {"per_class": True}, "nml_ray.study.stages.spectrum:run", {"extract": "x"}
-    )
+    settings = {"per_class": True, **more}
+    stage = Stage("spectrum/a", "spectrum", 1, settings, "nml_ray.study.stages.spectrum:run", {"extract": "x"})
     task = Task(stage, {"extract": extract.finish()}, store.attempt("spectrum", "s"))
     spectrum.run([task], Context(store, True, 1, None, lambda: None))
     table = pq.read_table(task.attempt.path / spectrum.MEASURES_FILE)
@@ -90,3 +93,22 @@ def test_one_dimension_has_no_official_measures(tmp_path: Path) -> None:
     found, rows = measured(tmp_path, values, np.arange(6) % 2, "float32")
     assert set(found["test"]) == {"raw"} and found["test"]["raw"]["sve"] == 0
     assert all((row["sve"] is None) == (row["transform"] == "official") for row in rows)
+
+
+def test_sets_that_a_task_cuts_from_train_are_measured_as_heads_see_them(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).gamma(1, 1, (60, 5)).astype(np.float32)
+    labels = np.arange(60) % 3
+    task = {"cuts": {"test": {"keep": 14}, "validation": {"share": "0.25"}}, "seed": 3}
+    found, rows = measured(tmp_path, values, labels, "float32", "train", task=task)
+    assert {split: one["raw"]["count"] for split, one in found.items()} == {"train": 31, "test": 18, "validation": 11}
+    directory = Store(tmp_path).artifact("extract", "e").path
+    for row in rows:
+        part = splits.read(directory, row["split"], task)
+        exact = part.values[part.labels == row["class"]] if row["class"] is not None else part.values
+        exact = exact.astype(np.float64)
+        sigma = np.linalg.svd(official(exact) if row["transform"] == "official" else exact, compute_uv=False)
+        p = sigma[sigma > 1e-7 * sigma[0]] / sigma[sigma > 1e-7 * sigma[0]].sum()
+        assert row["count"] == len(exact) and row["sve"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-8)
+    numbers = {**task, "values": {"train": [0.5, 1.0, 3.0]}}
+    found, rows = measured(tmp_path / "numbers", values, labels, "float32", "train", task=numbers)
+    assert set(found) == {"train", "test", "validation"} and {row["class"] for row in rows} == {None}
