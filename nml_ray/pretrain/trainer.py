@@ -15,12 +15,13 @@ import ray.train
 import ray.train.torch
 from ray.autoscaler.sdk import request_resources
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from nml_ray.pretrain.capacity import Need, Node, Workers, refuse_too_few, room, trials_at_once
 from nml_ray.pretrain.failure import outcomes_of, train_or_tell
 from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name, progress_of
+from nml_ray.pretrain.rendezvous import Rendezvous
 
 RETRIES = 3  # worker deaths that a run survives; an elastic one, in a row without a checkpoint between
 STARTS = 2  # failed starts of the worker group, each after a minute; Ray's own default tries for ever
@@ -88,7 +89,7 @@ def train_on_ray(plan: GroupPlan, workers: Workers, storage: str, wait_minutes: 
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"plan": plan.carried()},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
+        torch_config=Rendezvous(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(workers.least, workers.most) if elastic else workers.most,
             use_gpu=on_gpu,
