@@ -2,7 +2,8 @@
 
 Each value comes with its gradient in closed form, from the smaller of the two Gram matrices of Z [M, D]: M x M where
 rows are fewer than dimensions, D x D otherwise. The singular values and their gradient stay in float64: through a
-float32 Gram the gradient would lose three digits, and all of them where Z is nearly of low rank.
+float32 Gram the gradient would lose three digits, and all of them where Z is nearly of low rank. There even the float64
+Gram, which squares what is small, is not enough, and Z itself is decomposed.
 All functions take `z` [..., M, D] with gradient and return one value for each of its matrices [...]; second derivatives
 are not defined.
 """
@@ -16,8 +17,11 @@ from torch.nn import functional
 
 Norm = Literal["paper", "official"]
 
-ZERO_EIGENVALUE = 1e-14
-"""Eigenvalues below this share of the largest belong to singular values of zero, where the subgradient 0 is taken."""
+SMALL_EIGENVALUE = 1e-7
+"""Where an eigenvalue of the Gram is below this share of the largest, Z is decomposed: slower, by a factor of 5."""
+
+ZERO_SIGMA = 1e-14
+"""Singular values below this share of the largest are zero, where the subgradient 0 is taken."""
 
 
 class _WithGradient(Function):
@@ -83,16 +87,28 @@ def singular_share(z: Tensor, top_k: int | Tensor = 1) -> Tensor:
         gram = exact @ exact.mT if wide else exact.mT @ exact
         finite = gram.isfinite().all(-1).all(-1)[..., None, None]  # the solver refuses all matrices where one is not
         eigenvalues, vectors = torch.linalg.eigh(torch.where(finite, gram, 0))
-        resolved = eigenvalues > ZERO_EIGENVALUE * eigenvalues[..., -1:]
-        sigma = torch.where(resolved, eigenvalues, 0).sqrt_()
+        sigma = eigenvalues.clamp_min(0).sqrt_()
         total = sigma.sum(-1, keepdim=True)
         counted = _counted(top_k, sigma)
         top = sigma[..., -top_k:].mean(-1) if isinstance(top_k, int) else (sigma * counted).sum(-1)
         share = top.unsqueeze(-1) / total
-        slope = torch.where(resolved, (counted - share) / (total * sigma), 0)
+        slope = torch.where(sigma > 0, (counted - share) / (total * sigma), 0)
         projector = (vectors * slope.unsqueeze(-2)) @ vectors.mT
         gradient = projector @ exact if wide else exact @ projector
-    return _WithGradient.apply(z, share.squeeze(-1).to(z.dtype), gradient.to(z.dtype))
+        share = share.squeeze(-1)
+        small = eigenvalues[..., 0] < SMALL_EIGENVALUE * eigenvalues[..., -1]
+        if small.any():
+            share[small], gradient[small] = _decomposed(exact[small], counted.expand_as(sigma)[small])
+    return _WithGradient.apply(z, share.to(z.dtype), gradient.to(z.dtype))
+
+
+def _decomposed(z: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Share [K] and gradient [K, M, D] of matrices [K, M, D] by their singular value decompositions."""
+    left, sigma, right = torch.linalg.svd(z, full_matrices=False)
+    counted, total = counted.flip(-1), sigma.sum(-1, keepdim=True)
+    share = (sigma * counted).sum(-1, keepdim=True) / total
+    slope = torch.where(sigma > ZERO_SIGMA * sigma[..., :1], (counted - share) / total, 0)
+    return share.squeeze(-1), (left * slope.unsqueeze(-2)) @ right
 
 
 def _counted(top_k: int | Tensor, sigma: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from nml_ray.tasks import metrics
 if TYPE_CHECKING:
     from nml_ray.heads.fitted import FittedHead
 
-VERSION = 1
+VERSION = 2
 """Raised when a fit's result changes for the same setting, so that old trials no longer count."""
 
 SEQUENTIAL = "sequential"

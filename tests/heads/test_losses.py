@@ -1,6 +1,7 @@
 """The closed forms of NMTune's regularisers against the plain definitions under automatic differentiation."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -88,6 +89,40 @@ def test_singular_share_is_exact_where_float32_rows_are_nearly_of_low_rank() -> 
     _, gradient = value_and_gradient(losses.singular_share, z)
     _, exact = value_and_gradient(lambda z: plain_share(z, 1), z.detach().double().requires_grad_())
     assert float((gradient.double() - exact).abs().max() / exact.abs().max()) < 1e-6
+
+
+def nearly_of_rank_3(rows: int, dim: int, rest: float) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    return normal(rows, 3) @ normal(3, dim) + rest * normal(rows, dim)
+
+
+@pytest.mark.parametrize("top_k", [1, 5])
+@pytest.mark.parametrize(("rows", "dim"), [(32, 64), (64, 32)])
+@pytest.mark.parametrize("rest", [1e-1, 1e-3, 1e-5, 1e-6, 1e-8])
+def test_singular_share_is_exact_where_z_is_nearly_of_low_rank(rest: float, rows: int, dim: int, top_k: int) -> None:
+    z = nearly_of_rank_3(rows, dim, rest).requires_grad_()
+    value, gradient = value_and_gradient(lambda z: losses.singular_share(z, top_k), z)
+    expected, exact = value_and_gradient(lambda z: plain_share(z, top_k), z)
+    close(value, expected, rtol=1e-14, atol=0)
+    close(gradient, exact, rtol=0, atol=1e-11 * float(exact.abs().max()))
+
+
+def test_each_of_many_matrices_is_decomposed_where_it_needs_to_be() -> None:
+    plain, near = batch(12, 40).detach(), nearly_of_rank_3(12, 40, 1e-6)
+    each = [plain, near, plain[torch.arange(12) // 2], torch.full((12, 40), torch.nan, dtype=torch.float64), near]
+    top_k = [1, 5, 2, 1, 1]
+    values, gradients = value_and_gradient(
+        lambda z: losses.singular_share(z, torch.tensor(top_k)).nan_to_num().sum(), torch.stack(each).requires_grad_()
+    )
+    alone = [
+        value_and_gradient(partial(losses.singular_share, top_k=k), z.requires_grad_())
+        for z, k in zip(each, top_k, strict=True)
+    ]
+    assert alone[3][0].isnan()
+    close(values, torch.stack([value.nan_to_num() for value, _ in alone]).sum(), rtol=1e-13, atol=0)
+    for gradient, (_, expected) in zip(gradients[[0, 1, 2, 4]], [alone[n] for n in (0, 1, 2, 4)], strict=True):
+        close(gradient, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))
 
 
 def test_duplicate_rows_get_equal_finite_gradients_that_do_not_jump() -> None:
