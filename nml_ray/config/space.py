@@ -1,7 +1,7 @@
 """What a searched field may be: a list of values, or a range to draw from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -45,6 +45,16 @@ class Space(Settings):
         """Every value of a choice, both ends of a range: what must be valid for all between to be."""
         found: Sequence[Any] | None = self.choice or self.uniform or self.log_uniform or self.integers
         return list(found or ())
+
+    def whole_only(self, valid: Callable[[Any], bool]) -> bool:
+        """Whether this is a range of any numbers for a field that takes whole ones."""
+        if not (ends := self.uniform or self.log_uniform):
+            return False
+        low, high = ends
+        middle = (low + high) / 2
+        fraction = middle if middle % 1 else min(middle + 0.5, (middle + high) / 2)
+        whole = math.ceil(low)
+        return whole <= high and valid(whole) and not valid(fraction)
 
     def at(self, share: float) -> Any:
         """The value at a place in [0, 1): evenly spread places are spread as the space says."""

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -212,6 +213,8 @@ class HeadEntry(Settings):
             raise Misplaced("nothing is searched", "trials")
         for name, space in self.search.items():
             if isinstance(space, Space):
+                if space.whole_only(partial(_is_valid, self.head, name)):
+                    raise Misplaced(f"{name} takes whole numbers: use integers: [LOW, HIGH]", "search", name)
                 for end in space.ends():
                     _value(self.head, name, end, ("search", name))
                 if self.trials is None:
@@ -297,6 +300,14 @@ def _value(head: str, name: str, value: Any, path: tuple[str | int, ...]) -> Any
         return getattr(head_setting(head, **{name: value}), name)
     except ValidationError as error:
         raise Misplaced(f"{name} = {value}: {error.errors()[0]['msg']}", *path) from None
+
+
+def _is_valid(head: str, name: str, value: Any) -> bool:
+    try:
+        _value(head, name, value, ())
+    except Misplaced:
+        return False
+    return True
 
 
 def _listed(values: list[Any] | Space) -> list[Any]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nml_ray.config.document import plain
@@ -28,11 +29,14 @@ def assignments(point: Point) -> list[str]:
     return [f"{path}={text(at)}" for path, at in point.items()]
 
 
+def _first_point(sweep: SweepSettings) -> dict[str, Any]:
+    first: dict[str, Any] = {path: space.ends()[0] for path, space in sweep.search.items()}
+    return first | ({sweep.asha.field: sweep.asha.epochs[0]} if sweep.asha else {})
+
+
 def points_to_check(sweep: SweepSettings) -> Iterator[tuple[str, Point]]:
     """A point for every value, or end of a range, of every field, with the others at their first; and its field."""
-    first: dict[str, Any] = {path: space.ends()[0] for path, space in sweep.search.items()}
-    if sweep.asha:
-        first[sweep.asha.field] = sweep.asha.epochs[0]
+    first = _first_point(sweep)
     for path, space in sweep.search.items():
         for value in space.ends():
             yield path, {**first, path: value}
@@ -45,6 +49,9 @@ def check_sweep(sweep: SweepSettings, job: "Job") -> None:
         Misplaced: at the field in the job file.
     """
     jobs = []
+    for path, space in sweep.search.items():
+        if space.whole_only(partial(_is_valid, job, _first_point(sweep), path)):
+            raise Misplaced(f"{path} takes whole numbers: use integers: [LOW, HIGH]", "sweep", "search", path)
     for path, point in points_to_check(sweep):
         try:
             jobs.append(job.at(point))
@@ -59,6 +66,14 @@ def check_sweep(sweep: SweepSettings, job: "Job") -> None:
     for found in jobs:
         if lacks := _lacks(stage, name, found):
             raise Misplaced(f"'{stage}.{name}' is not measured: {lacks}", "sweep", "metric")
+
+
+def _is_valid(job: "Job", point: Point, path: str, value: Any) -> bool:
+    try:
+        job.at({**point, path: value})
+    except UserError:
+        return False
+    return True
 
 
 def metric_of(job: "Job", sweep: SweepSettings) -> str:

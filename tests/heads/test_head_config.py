@@ -113,6 +113,13 @@ def test_what_is_hashed_of_a_search_reads_back_and_knows_of_draws_only_where_the
         ({"trials": 3, "search": {"learning_rate": {"uniform": [-1, 1]}}}, "learning_rate = -1.0"),
         ({"trials": 3, "search": {"learning_rate": {"uniform": [1, 0]}}}, "not below HIGH"),
         ({"trials": 3, "search": {"learning_rate": []}}, "expected a list of values"),
+        ({"trials": 3, "search": {"batch": {"uniform": [8, 16]}}}, "batch takes whole numbers: use integers"),
+        ({"trials": 3, "search": {"layers": {"log_uniform": [1, 2]}}}, "layers takes whole numbers: use integers"),
+        ({"trials": 3, "search": {"epochs": {"uniform": [1.5, 8.5]}}}, "epochs takes whole numbers: use integers"),
+        (
+            {"head": "nmtune", "trials": 3, "search": {"top_k": {"uniform": [1, 3]}}},
+            "top_k takes whole numbers: use integers",
+        ),
     ],
 )
 def test_mistakes_in_draws_are_refused(changes, words):

@@ -37,6 +37,14 @@ def job(*assignments):
         (["sweep.search={noise: [{ratios: [0]}], noise.ratios: [[0]]}"], "'noise.ratios' lies in 'noise'"),
         (["sweep.search={noise.seed: {integers: [0, 3]}}"], "a grid needs a list"),
         (["sweep.search={noise.seed: [0]}", "sweep.trials=3"], "as many trials as its lists"),
+        (
+            ["sweep.search={pretrain.epochs: {uniform: [1, 9]}}", "sweep.kind=random", "sweep.trials=3"],
+            "pretrain.epochs takes whole numbers: use integers",
+        ),
+        (
+            ["sweep.search={heads.sweep.1.fixed.top_k: {log_uniform: [1, 9]}}", "sweep.kind=random", "sweep.trials=3"],
+            "heads.sweep.1.fixed.top_k takes whole numbers: use integers",
+        ),
         (["sweep.search={noise.seed: [0]}", "sweep.kind=random"], "needs a number of trials"),
         (["sweep.search={noise.seed: [0]}", "sweep.kind=randon"], "did you mean 'random'"),
         (["sweep.search={noise.seed: {integer: [0, 3]}}"], "did you mean 'integers'"),
