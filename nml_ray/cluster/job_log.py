@@ -7,7 +7,6 @@ import os
 import ssl
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from nml_ray.cluster.job_server import JobServer, Unreachable
@@ -16,6 +15,7 @@ from nml_ray.config.errors import UserError
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 PATIENCE = 120.0  # seconds that a server may be out of reach before following is given up
 _PAUSE = 1.0  # seconds between two looks, as long as the server itself waits for news
+_END = "\0 the socket's end"
 _SILENCE = 20.0  # seconds without news after which the job's state is looked up
 
 
@@ -77,29 +77,24 @@ def _text(server: JobServer, job: Mapping[str, Any]) -> str:
 
 def _tail(server: JobServer, id: str, seen: int) -> Iterator[str]:
     """What comes after the first `seen` characters, until the connection ends, or the job while nothing is heard."""
-    loop = asyncio.new_event_loop()
     pieces = _pieces(server, id)
-    try:
-        while True:
-            try:
-                piece = loop.run_until_complete(anext(pieces))
-            except StopAsyncIteration:
-                return
-            if piece is None:
+    with asyncio.Runner() as runner:  # Ctrl-C leaves nothing pending
+        while (piece := runner.run(_next(pieces))) is not _END:
+            if piece == "":
                 if _known(server, id)["status"] in ENDED:
                     return
                 continue
             new, seen = piece[seen:], max(0, seen - len(piece))
             if new:
                 yield new
-    finally:
-        with suppress(Exception):
-            loop.run_until_complete(pieces.aclose())
-        loop.close()
 
 
-async def _pieces(server: JobServer, id: str) -> AsyncGenerator[str | None, None]:
-    """The log from its beginning as the server's socket tells it; None for every `_SILENCE` seconds without news."""
+async def _next(pieces: AsyncGenerator[str, None]) -> str:
+    return await anext(pieces, _END)
+
+
+async def _pieces(server: JobServer, id: str) -> AsyncGenerator[str, None]:
+    """The log from its beginning as the server's socket tells it; "" for every `_SILENCE` seconds without news."""
     import aiohttp
 
     limits = aiohttp.ClientTimeout(total=None, connect=_SILENCE, sock_connect=_SILENCE)
@@ -118,7 +113,7 @@ async def _pieces(server: JobServer, id: str) -> AsyncGenerator[str | None, None
                 try:
                     message = await socket.receive(timeout=_SILENCE)
                 except TimeoutError:
-                    yield None
+                    yield ""
                     continue
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     return

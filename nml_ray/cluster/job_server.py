@@ -210,6 +210,9 @@ class JobServer:
 
     def _unreachable(self, error: requests.exceptions.RequestException) -> UserError:
         text = str(error)
+        if isinstance(error, requests.exceptions.ProxyError):
+            found = "the proxy that the environment names cannot be used"
+            return Unreachable(found, where=self.address, expected="a right HTTPS_PROXY, or the host in NO_PROXY")
         if isinstance(error, requests.exceptions.SSLError) or "SSLError" in text:
             if "CERTIFICATE_VERIFY_FAILED" in text:
                 return UserError(
@@ -245,7 +248,6 @@ _REASONS = {
     "Failed to resolve": "its name cannot be resolved",
     "No route to host": "there is no way to this host",
     "Network is unreachable": "there is no way to its network",
-    "ProxyError": "the proxy that the environment names cannot be used",
     "BadStatusLine": "what listens there speaks no HTTP",
 }
 

@@ -1,6 +1,9 @@
 """What a job server's client says where no job server is: one line, soon, with the fix."""
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +17,10 @@ from nml_ray.config.errors import UserError
 
 
 @contextmanager
-def answering(status: int, text: str, headers: dict[str, str] | None = None) -> Iterator[str]:
-    """The address of a server that answers every GET so."""
+def answering(
+    status: int, text: str, headers: dict[str, str] | None = None, context: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """The address of a server that answers every GET so, by TLS where there is a context."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -29,10 +34,12 @@ def answering(status: int, text: str, headers: dict[str, str] | None = None) -> 
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
@@ -134,3 +141,27 @@ def test_a_bad_token_file_is_told_before_anything_is_sent(tmp_path):
         pytest.raises(UserError, match="open to others"),
     ):
         JobServer(address, str(path)).job("demo-1")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_that_nobody_vouches_for(tmp_path, monkeypatch):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*request, *names, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    other = '{"authentication_mode": "disabled", "ray_version": "2.9.3"}'
+    with answering(200, other, context=context) as address:
+        assert "the certificate is not one that this machine trusts" in refusal(address)
+        assert "the cluster runs Ray 2.9.3" in refusal(address, verify=False)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert "the cluster runs Ray 2.9.3" in refusal(address)
+
+
+def test_a_proxy_that_does_not_work(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert "the proxy that the environment names cannot be used" in refusal("http://head.example.org:8265")
