@@ -1,7 +1,7 @@
 """A sweep against the job that it varies: fields that exist, points that are jobs, a metric that is measured."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from nml_ray.config.validate import Misplaced
 from nml_ray.heads.config import search_name
 from nml_ray.sweep.config import SweepSettings
 from nml_ray.sweep.search import Point
+from nml_ray.tasks.find import find_task
 
 if TYPE_CHECKING:
     from nml_ray.study.job import Job
@@ -76,6 +77,17 @@ def _is_valid(job: "Job", point: Point, path: str, value: Any) -> bool:
     return True
 
 
+def _regression(tasks: Sequence[str]) -> str:
+    """The first task whose labels are numbers; one that cannot be read is told where tasks are opened."""
+    for name in tasks:
+        try:
+            if (task := find_task(name)).metric == "pearson":
+                return task.name
+        except UserError:
+            continue
+    return ""
+
+
 def metric_of(job: "Job", sweep: SweepSettings) -> str:
     """What the trials are judged by."""
     heads = job.heads is not None or any(path.split(".")[0] == "heads" for path in sweep.search)
@@ -84,11 +96,15 @@ def metric_of(job: "Job", sweep: SweepSettings) -> str:
 
 def _lacks(stage: str, name: str, job: "Job") -> str:
     if stage == "heads":
-        head = name.rpartition(".")[0]
+        head, _, measure = name.rpartition(".")
         if job.heads is None:
             return "the job has no section 'heads'"
         names = list(dict.fromkeys(search_name(one.head, one.preset) for one in job.heads.expand()))
-        return f"no head '{head}', only {', '.join(names)}" if head and head not in names else ""
+        if head and head not in names:
+            return f"no head '{head}', only {', '.join(names)}"
+        if measure != "score" and (task := _regression(job.tasks)):
+            return f"task '{task}' is judged by pearson: take heads.score, the metric of each task"
+        return ""
     if job.pretrain is None:
         return "the job has no section 'pretrain'"
     if name.startswith("validation") and "pretrain_validation" not in job.given_splits():

@@ -55,6 +55,18 @@ def job(*assignments):
         (["sweep.search={noise.seed: [0]}", "sweep.metric=pretrain.validation_accuracy"], "pretrain_validation"),
         (["sweep.search={noise.seed: [0]}", "sweep.metric=pretrain.zero_shot"], "only clip with zero_shot"),
         (
+            ["sweep.search={noise.seed: [0]}", "tasks=[glue_rte, glue_stsb]", "sweep.metric=heads.mlp.accuracy"],
+            "no head 'mlp'",
+        ),
+        (
+            ["sweep.search={noise.seed: [0]}", "tasks=[glue_rte, glue_stsb]", "sweep.metric=heads.accuracy"],
+            "task 'glue_stsb' is judged by pearson: take heads.score",
+        ),
+        (
+            ["sweep.search={tasks: [[glue_rte], [glue_stsb]]}", "sweep.metric=heads.nmtune:paper.macro_f1"],
+            "task 'glue_stsb' is judged by pearson: take heads.score",
+        ),
+        (
             ["sweep.search={noise.seed: [0]}", "sweep.asha={field: pretrain.epoch, epochs: [1, 3]}"],
             "unknown key 'epoch'.*did you mean 'epochs'",
         ),
@@ -94,6 +106,11 @@ def test_a_job_that_its_points_complete_is_valid():
         "pretrain={}", "noise=null", "sweep.search={noise.ratios: [[0], [0.10]]}", "sweep.metric=heads.accuracy"
     )
     assert found.at({"noise.ratios": [0.1]}).noise.ratios == ("0.1",)
+
+
+def test_the_tasks_own_metrics_and_those_of_classes_are_measured():
+    assert job("sweep.search={noise.seed: [0]}", "tasks=[glue_rte, glue_stsb]", "sweep.metric=heads.score").sweep
+    assert job("sweep.search={noise.seed: [0]}", "tasks=[glue_rte]", "sweep.metric=heads.accuracy").sweep
 
 
 def test_a_point_of_nothing_is_the_job():
