@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +23,7 @@ from typing import Any, TextIO
 import nml_ray
 from nml_ray.config.cores import whole_cores
 from nml_ray.config.errors import UserError
+from nml_ray.node_watch import NodeWatch
 from nml_ray.reaper import MARK
 
 SETTINGS: Mapping[str, str] = {
@@ -51,6 +52,7 @@ _directory: Path | None = None
 _reaper: subprocess.Popen[bytes] | None = None
 _errors: tuple[int, TextIO] | None = None  # a copy of descriptor 2 and the sys.stderr of before
 _joined = False
+_watch: NodeWatch | None = None
 _lock = threading.RLock()
 
 
@@ -132,16 +134,17 @@ def _own_handler() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def join(address: str) -> None:
+def join(address: str, say: Callable[[str], None] = lambda line: None) -> None:
     """Connect to a cluster that runs already and bring this package to its nodes; `stop` lets it go.
 
     Args:
         address: HOST:PORT of its head; `auto` takes RAY_ADDRESS, or a cluster that was started on this machine.
+        say: hears of nodes that come and that are lost, in a thread of its own.
 
     Raises:
         UserError: there is none, it refuses, or it runs another Ray or Python.
     """
-    global _joined
+    global _joined, _watch
     with _lock:
         if _joined:
             return
@@ -166,6 +169,7 @@ def join(address: str) -> None:
                 expected="HOST:PORT of a cluster with this version of Ray and Python",
             ) from None
         _joined = True
+        _watch = NodeWatch(say)
 
 
 def _runtime_environment() -> dict[str, Any]:
@@ -196,13 +200,15 @@ def started() -> bool:
 
 def stop() -> None:
     """End Ray and remove its files, nothing of it is left running; a cluster that was joined goes on."""
-    global _directory, _reaper, _joined
+    global _directory, _reaper, _joined, _watch
     with _lock:
         if _joined:
             import ray
 
+            assert _watch is not None
+            _watch.stop()
             ray.shutdown()
-            _joined = False
+            _joined, _watch = False, None
         if _directory is None:
             return
         import ray

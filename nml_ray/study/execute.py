@@ -165,7 +165,7 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
     write_job(job, directory)
     tell(directory / JOB)
     set_threads(job, inline)
-    ray = (lambda: _start_ray(job, address), _stop_ray, lambda: _nodes(job, address))
+    ray = (lambda: _start_ray(job, address, display), _stop_ray, lambda: _nodes(job, address, display))
     context = Context(store_of(job), inline, job.threads, job.run, *ray)
     if known is None:
         done = _run_sweep(job, context, display, directory)
@@ -228,11 +228,11 @@ def write_job(job: Job, directory: Path) -> None:
     write_bytes(directory / JOB, text.encode())
 
 
-def _start_ray(job: Job, address: str) -> None:
+def _start_ray(job: Job, address: str, display: Display) -> None:
     from nml_ray import session
 
     if address:
-        session.join(address)
+        session.join(address, display.say)
         return
     session.start(max(job.run.cpus or session.available_cpus(), job.least_cpus()))
 
@@ -243,10 +243,10 @@ def _stop_ray() -> None:
     session.stop()
 
 
-def _nodes(job: Job, address: str) -> Sequence[Mapping[str, float]]:
+def _nodes(job: Job, address: str, display: Display) -> Sequence[Mapping[str, float]]:
     from nml_ray import session
 
-    _start_ray(job, address)
+    _start_ray(job, address, display)
     return session.nodes()
 
 
