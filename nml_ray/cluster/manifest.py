@@ -116,7 +116,12 @@ def _ray_cluster(cluster: KubeRayCluster, submission: Submission, code: Sequence
         ],
     }
     if grows:
-        options = {"version": "v2", "idleTimeoutSeconds": 300, "resources": {"requests": _SMALL, "limits": _SMALL}}
+        options = {
+            "version": "v2",
+            "idleTimeoutSeconds": 300,
+            "resources": {"requests": _SMALL, "limits": _SMALL},
+            "securityContext": _confined(),
+        }
         spec |= {"enableInTreeAutoscaling": True, "autoscalerOptions": options}
     return spec
 

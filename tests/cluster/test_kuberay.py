@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nml_ray.cli.main import call
 from nml_ray.cluster import registry
 from nml_ray.cluster.config import KubeRayCluster
 from nml_ray.cluster.kubectl import Kubectl, last_line
@@ -33,7 +34,7 @@ def cluster_with(**settings) -> Cluster:
 
 
 def submission_to(cluster: Cluster) -> Submission:
-    data = cluster.cluster.model_dump(mode="json")
+    data = cluster.cluster.model_dump(mode="json", exclude_unset=True)
     return Submission(new_id("study"), "study", data, "s3://bucket/x", ("jobs/demo.yaml",), "0" * 16, "2026-11-24")
 
 
@@ -116,12 +117,12 @@ def test_a_dead_server_is_one_line(tmp_path, monkeypatch, package):
         port = closed.getsockname()[1]
     log_in(tmp_path, monkeypatch, f"http://127.0.0.1:{port}")
     cluster = cluster_with()
-    for call in (
+    for ask in (
         lambda: cluster.submit(submission_to(cluster), package),
         lambda: cluster.status(submission_to(cluster)),
     ):
         with pytest.raises(UserError, match=r"was refused.*; expected a cluster that answers") as caught:
-            call()
+            ask()
         assert "\n" not in str(caught.value)
 
 
@@ -251,3 +252,31 @@ def test_storage_on_a_volume_is_fine():
     check_settings(cluster, "/work/runs")
     with pytest.raises(UserError, match="ends with the pods"):
         check_settings(cluster, "/workshop")
+
+
+@pytest.mark.long
+def test_the_commands_of_a_submission(kubernetes, tmp_path, monkeypatch, capsys):
+    """From `submit` to `stop` as a user types it; the operator's part is played here."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    (work / "job.yaml").write_text("name: tiny\n")
+    kubernetes.add("persistentvolumeclaims", "results")
+    settings = {"kind": "kuberay", "image": "nml:1", "namespace": "lab", "volumes": {str(tmp_path / "v"): "results"}}
+    settings["code"] = {"exclude": ["icons.parquet"]}
+    (work / "lab.yaml").write_text(yaml.safe_dump({**settings, "storage": str(tmp_path / "v" / "runs")}))
+    assert call(["submit", "job.yaml", "--cluster", "lab.yaml"]) == 0
+    id = capsys.readouterr().out.splitlines()[0]
+    job = kubernetes.objects["rayjobs", id]
+    assert len(job["metadata"]["name"]) <= 47
+    job["status"] = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+    assert call(["status", id]) == 0
+    assert "running" in capsys.readouterr().out
+    assert call(["stop", id]) == 0
+    assert kubernetes.objects["rayjobs", id]["spec"]["suspend"] is True
+    capsys.readouterr()
+    kubernetes.objects["rayjobs", id]["status"] = {"jobDeploymentStatus": "Suspended"}
+    assert call(["list"]) == 0
+    assert "stopped" in capsys.readouterr().out
+    assert call(["cluster", "down", "lab.yaml"]) == 0
+    assert ("rayjobs", id) not in kubernetes.objects

@@ -160,6 +160,8 @@ def test_what_runs_is_confined():
         assert spec["automountServiceAccountToken"] is False
         for container in (*spec["containers"], *spec.get("initContainers", ())):
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    autoscaler = rendered("gpus")[-1]["spec"]["rayClusterSpec"]["autoscalerOptions"]
+    assert autoscaler["securityContext"]["allowPrivilegeEscalation"] is False
 
 
 def test_the_dashboard_is_not_exposed_and_asks_for_a_token():
