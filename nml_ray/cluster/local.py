@@ -26,7 +26,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.storage.lease import process_started
 from nml_ray.storage.patience import QUICK
 
-OUTPUT = "supervisor.log"
+OUTPUT, STOPPED = "supervisor.log", "stopped"
 _FRESH = 3600.0  # seconds in which unpacked code may still be waiting for its job
 
 
@@ -93,7 +93,10 @@ class Cluster:
             return replace(found, source="cluster")
         if running:
             return Status("running", "starting")
-        output = Path(submission.handle["directory"]) / OUTPUT
+        directory = Path(submission.handle["directory"])
+        if (directory / STOPPED).exists():
+            return Status("stopped", "before it began")
+        output = directory / OUTPUT
         last = said(output.read_text(errors="replace")) if output.is_file() else ""
         return Status("failed", last or "ended before it began")
 
@@ -106,6 +109,7 @@ class Cluster:
         if (host := submission.handle.get("host", "")) != socket.gethostname():
             raise UserError(f"runs on {host}", where=submission.id, expected="`nml-ray stop` on that machine")
         if _runs(submission):
+            (Path(submission.handle["directory"]) / STOPPED).touch()
             os.kill(int(submission.handle["pid"]), signal.SIGTERM)
 
     def up(self) -> None:
