@@ -33,7 +33,7 @@ from nml_ray.study.job import DOWNSTREAM, VALIDATION, Job
 from nml_ray.study.needs import DRIVER, needs
 from nml_ray.study.plan import Given
 from nml_ray.study.stage import Resources, Stage
-from nml_ray.study.task_data import TaskData, open_tasks
+from nml_ray.study.task_data import TaskData, open_tasks, sharing
 from nml_ray.tasks.config import TaskSettings
 
 VERSIONS: Mapping[str, int] = {
@@ -239,13 +239,15 @@ class _Expansion:
 
     def on_tasks(self, encoders: Sequence[_Encoder]) -> None:
         """Every task's shards, and for every encoder features, spectra and heads of it."""
-        for task in open_tasks(self.job.tasks, self.job.run):
+        tasks = open_tasks(self.job.tasks, self.job.run)
+        groups = sharing(tasks)
+        for task in tasks:
             name = task.settings.name
             self.tasks[name] = task
             shards = self.add_given(f"shards/task/{name}", "shards", {"given": task.identity}, task.links)
             for encoder in encoders:
                 place = f"{encoder.name}/{name}"
-                self.extract_from(encoder, place, shards, tuple(task.links), f"task-{name}")
+                self.extract_from(encoder, place, shards, tuple(task.links), f"task-{groups[name]}")
                 self.measure_features(place, {"task": task.facts})
 
     def given_features(self) -> _Encoder:

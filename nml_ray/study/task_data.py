@@ -8,6 +8,7 @@ from typing import Any
 
 from nml_ray.config.errors import UserError
 from nml_ray.data.class_names import are_numbers
+from nml_ray.storage.digest import canonical_json
 from nml_ray.storage.link import Link
 from nml_ray.storage.location import locate
 from nml_ray.study import sources
@@ -48,6 +49,20 @@ def open_tasks(names: Sequence[str], run: RunSettings) -> list[TaskData]:
             raise UserError(f"task '{task.name}' twice", where=f"tasks.{number}", expected="tasks of different names")
         opened[task.name] = _opened(task, run)
     return list(opened.values())
+
+
+def sharing(tasks: Sequence[TaskData]) -> dict[str, str]:
+    """For each task the first of those that it has a set in common with, directly or by way of others, or itself."""
+    groups: list[tuple[str, set[str], list[str]]] = []
+    for task in tasks:
+        first, sets, names = task.settings.name, {canonical_json(dict(one)) for one in task.identity.values()}, []
+        others = [group for group in groups if group[1] & sets]
+        for other in others:
+            groups.remove(other)
+            sets |= other[1]
+            names += other[2]
+        groups.append((others[0][0] if others else first, sets, [*names, task.settings.name]))
+    return {name: first for first, _, names in groups for name in names}
 
 
 def _opened(task: TaskSettings, run: RunSettings) -> TaskData:

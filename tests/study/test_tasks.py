@@ -264,6 +264,33 @@ def test_one_encoder_on_several_tasks(
     assert "8 cached, 2 given" in capsys.readouterr().out
 
 
+@pytest.mark.long
+def test_a_set_of_several_tasks_is_extracted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    layouts.domainnet(tmp_path / "downloads")
+    text = JOB.replace("eurosat", "domainnet_sketch")
+    for name in ("domainnet_real", "domainnet_sketch"):
+        assert call(["tasks", "shard", name, "--downloads", "downloads"]) == 0
+    extracts = [stage for stage in study(text=text).stages if stage.kind == "extract"]
+    assert len(extracts) == 2 and {stage.group for stage in extracts} == {"task-domainnet_real"}
+    (tmp_path / "job.yaml").write_text(text)
+    assert call(["run", "job.yaml", "--inline", "--until", "extract"]) == 0
+    stages = json.loads((tmp_path / "runs/studies/several/stages.json").read_text())
+    real, sketch = (
+        tmp_path / "runs/studies/several" / stages[f"extract/small_resnet/domainnet_{name}"]["path"]
+        for name in ("real", "sketch")
+    )
+    alike = {"test": "ood-real", "ood-sketch": "test", "ood-clipart": "ood-clipart", "ood-painting": "ood-painting"}
+    for here, there in alike.items():
+        files = sorted((real / here).iterdir())
+        assert files and all(file.samefile(sketch / there / file.name) for file in files)
+    # another encoder has none of it
+    (tmp_path / "job.yaml").write_text(text.replace("width: 4", "width: 2"))
+    assert call(["run", "job.yaml", "--inline", "--until", "extract"]) == 0
+    made = len(list((tmp_path / "runs/extract").iterdir()))
+    assert made == 4 and len(list((tmp_path / "runs/set").iterdir())) == 2 * 6
+
+
 TEXTS = """
 name: texts
 encoders: [{name: "transformers:tiny", weights: bert, pooling: mean}]

@@ -73,7 +73,8 @@ def test_the_others_finish_and_are_reported(here: Path, capsys: pytest.CaptureFi
     assert "Without what failed: one_class, no_image" in (study / "report.html").read_text()
     assert "Without what failed: one_class, no_image" in out
     stages = json.loads((study / "stages.json").read_text())
-    assert "heads/small_resnet/good" in stages and "heads/small_resnet/one_class" not in stages
+    states = {task: stages[f"heads/small_resnet/{task}"]["state"] for task in ("good", "one_class", "no_image")}
+    assert states == {"good": "made", "one_class": "failed", "no_image": "left out"}
     # mended, it is made and reported beside the others, of which nothing is made again
     made = {path.parent for path in (here / "runs/heads").glob("*/record.json")}
     code, out, _ = run(capsys, task("one_class2"), good)

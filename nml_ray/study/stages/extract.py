@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nml_ray.features.plan import EncoderPlan, ExtractionPlan, ShardDone, WorkItem, all_items, left_to_do
+from nml_ray.features.plan import EncoderPlan, ExtractionPlan, ShardDone, WorkItem, all_items, left_to_do, splits_of
 from nml_ray.storage.atomic import write_json
 from nml_ray.storage.digest import canonical_json
 from nml_ray.storage.twin import SHARDS, bring_bundles
+from nml_ray.study.stages import shared_sets
 from nml_ray.study.stages.apart import Apart
 from nml_ray.study.task import Context, Task
 
@@ -60,6 +61,9 @@ def _extract(images: str, tasks: Sequence[Task], context: Context) -> None:
     for task in tasks:
         for attempt in task.attempt.earlier:
             bring_bundles(attempt, SHARDS)
+    splits = splits_of(plan)
+    for task in tasks:
+        shared_sets.take(task, Path(images), splits, context.store)
     items = all_items(plan)
     done = _work(plan, items, tasks, context)
     failures = {place: f"{shard.split}/{shard.shard}: {why}" for shard in done for place, why in shard.failures.items()}
@@ -72,6 +76,7 @@ def _extract(images: str, tasks: Sequence[Task], context: Context) -> None:
         else:
             bring_bundles(task.attempt.path, SHARDS)  # where other machines made them
             _finish(task, facts_of(plan, place, items))
+            shared_sets.offer(task, Path(images), splits, context.store)
 
 
 def _encoder(task: Task) -> EncoderPlan:
