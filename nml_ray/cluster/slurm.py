@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import click
+
+from nml_ray.cluster import registry
 from nml_ray.cluster import slurm_script as script
 from nml_ray.cluster import slurm_tools as tools
 from nml_ray.cluster.config import SlurmCluster
@@ -17,7 +20,9 @@ from nml_ray.cluster.package import Package
 from nml_ray.cluster.submission import Status, Submission
 from nml_ray.config.errors import UserError, nearest_name
 
-_PACE = 1.0  # seconds between two looks at a job
+_PACE = 1.0  # seconds between two looks at a job's output
+_LOOKS = 5.0  # seconds between two questions to Slurm
+_SILENCE = 20  # questions in a row without an answer
 _FIRST_CHECK = 90  # seconds: Slurm may warn a minute before it should, and Ray has to come up
 
 
@@ -94,21 +99,29 @@ class Cluster:
         """What the batch script and the job print, across restarts; why it waits, once for each reason."""
         output = self._files(submission) / script.OUTPUT
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        read, said = 0, ""
+        read, waits, looked, silent = 0, "", -math.inf, 0
+        status: Status | None = None
         while True:
-            status = self.status(submission)  # before the last look at the output
+            if time.monotonic() - looked >= _LOOKS or self._has(submission, script.REASON):
+                try:
+                    status, silent = self.status(submission), 0  # before the last look at the output
+                except UserError:  # a controller has other work now and then
+                    silent += 1
+                    if silent == _SILENCE:
+                        raise
+                looked = time.monotonic()
             if output.exists():
                 with output.open("rb") as file:
                     file.seek(read)
                     while data := file.read(1 << 16):
                         read += len(data)
                         yield decode(data)
-            if status is None or status.ended:
+            if not silent and (status is None or status.ended):
                 return
-            waits = status.message if status.state == "queued" else ""
-            if waits not in ("", "None", said):
-                yield f"nml-ray: waits in the queue ({waits})\n"
-            said = waits
+            said = status.message if status and status.state == "queued" else ""
+            if said not in ("", "None", waits):
+                yield f"nml-ray: waits in the queue ({said})\n"
+            waits = said
             time.sleep(_PACE)
 
     def stop(self, submission: Submission) -> None:
@@ -129,10 +142,19 @@ class Cluster:
                     raise
 
     def up(self) -> None:
-        """Nothing: the nodes come with the job."""
+        """Nothing is up between jobs; says whether one could be."""
+        for line in self.check():
+            click.echo(line)
+        click.echo("Each job starts a Ray of its own on its nodes, and ends it.")
 
     def down(self) -> None:
-        """Nothing: the nodes go with the job."""
+        """Nothing is up between jobs; says which of those submitted from here are still there."""
+        for one in registry.known():
+            if one.kind == "slurm" and one.cluster["directory"] == self.cluster.directory and one.handle:
+                status = self.status(one)
+                if status is not None and not status.ended:
+                    click.echo(f"still {status.state}: {one.id} (nml-ray stop {one.id})")
+        click.echo("Each job ends the Ray that it started; there is nothing else to take down.")
 
     def _files(self, submission: Submission) -> Path:
         return Path(script.directory_of(self.cluster, submission))

@@ -191,8 +191,9 @@ interrupt() {{
     signalled=1
     if [ -n "$work" ]; then kill -TERM "$work" 2> /dev/null; fi
 }}
-trap 'interrupt limit' USR1     # from Slurm, {cluster.stop_seconds + MARGIN} s before the limit of time or earlier
-trap 'interrupt stop' USR2 TERM # nml-ray stop, scancel
+trap 'interrupt limit' USR1 # from Slurm, {cluster.stop_seconds + MARGIN} s before the limit of time or earlier
+trap 'interrupt stop' USR2  # nml-ray stop
+trap 'interrupt end' TERM   # scancel, or another job that takes this one's place
 
 # Wait for a process, whose exit code this gives. A signal ends `wait` early.
 await() {{
@@ -207,10 +208,20 @@ await() {{
     work=
 }}
 
-# Queue again what reached its limit of time; end otherwise.
+preempted() {{
+    scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'
+}}
+
+# Queue again what reached its limit of time or made way for another job; end otherwise.
 finish() {{
     if [ "$1" -eq 0 ]; then leave 0 "done"; fi
     if [ "$why" = stop ] || [ -e "$directory/{STOP}" ]; then leave "$1" "stopped"; fi
+    if preempted; then
+        say "another job takes its place: the job is queued again and will go on from its checkpoint"
+        scontrol requeue "$SLURM_JOB_ID"
+        exit "$1"
+    fi
+    if [ "$why" = end ]; then leave "$1" "cancelled"; fi
     if [ "$why" != limit ]; then leave "$1" "$2"; fi
     if [ "$restarts" -ge {cluster.restarts} ]; then
         leave "$1" "the limit of time was reached after $restarts restarts; submit the job again and it goes on"

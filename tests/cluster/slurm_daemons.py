@@ -41,11 +41,14 @@ ReturnToService=2
 KillWait=10
 FirstJobId={first}
 SchedulerParameters=sched_interval=2,bf_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=6000 Gres=gpu:2
 NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=5000
-PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
-PartitionName=shared Nodes={nodes[0]} MaxTime=1-00:00:00 State=UP OverSubscribe=FORCE:4
+PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP PriorityTier=2 GraceTime=60
+PartitionName=urgent Nodes=ALL MaxTime=60 State=UP PriorityTier=3 PreemptMode=OFF
+PartitionName=shared Nodes={nodes[0]} MaxTime=1-00:00:00 State=UP
 """
 
 

@@ -33,6 +33,7 @@ case "$*" in
     *) exec {python} "$@" ;;
 esac
 """
+UNTIL_THERE = 'until [ -s "$4" ]; do sleep 0.1; done'
 WAITS_FOR_END = 'trap "echo checkpoint; exit 143" TERM; echo at work; for i in {1..600}; do sleep 0.1; done'
 
 
@@ -46,7 +47,7 @@ def slurm() -> Iterator[Slurm]:
 
 @pytest.fixture
 def interpreter(tmp_path: Path) -> Callable[..., str]:
-    def write(start: str = "exec sleep 600", wait: str = "exit 0") -> str:
+    def write(start: str = "exec sleep 600", wait: str = UNTIL_THERE) -> str:
         path = tmp_path / "interpreter"
         path.write_text(INTERPRETER.format(start=start, wait=wait, python=shlex.quote(sys.executable)))
         path.chmod(0o755)
@@ -232,6 +233,20 @@ def test_a_job_whose_node_is_lost_is_queued_again(cluster, slurm, tmp_path):
     leaves_nothing(submission)
 
 
+def test_a_job_that_makes_way_for_another_is_queued_again(cluster, slurm, tmp_path):
+    """Slurm ends what srun started first: a job fails when its Ray is gone."""
+    own = cluster()
+    fails = "echo at work; until grep -q CANCELLED ../output.log; do sleep 0.1; done; exit 1"
+    line = f'if [ "$SLURM_RESTART_COUNT" = 1 ]; then echo goes on; else {fails}; fi'
+    submission = submit(own, tmp_path, line)
+    wait_for_output(own, submission, "at work")
+    slurm.call("sbatch", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
+    told = "".join(own.follow(submission))
+    assert told.index("another job takes its place") < told.index("goes on\n")
+    assert own.status(submission).state == "succeeded"
+    leaves_nothing(submission)
+
+
 def test_a_node_on_which_ray_does_not_come_up_is_named(cluster, interpreter, tmp_path):
     """Nothing starts on either, and the real wait sees srun end."""
     wait = f'exec {shlex.quote(sys.executable)} "$@"'
@@ -247,7 +262,7 @@ def test_a_node_on_which_ray_does_not_come_up_is_named(cluster, interpreter, tmp
 
 def test_what_slurm_refuses_leaves_nothing_behind(cluster, tmp_path):
     own = cluster(options=["--partition=nowhere"])
-    with pytest.raises(UserError, match="sbatch refused: .*invalid partition"):
+    with pytest.raises(UserError, match=r"sbatch refused: .*invalid partition"):
         submit(own, tmp_path, "echo never")
     assert list((tmp_path / "shared").iterdir()) == []
 
@@ -269,7 +284,7 @@ def test_what_fits_is_told(cluster):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"partition": "mian"}, "expected one of main, shared; did you mean 'main'"),
+        ({"partition": "mian"}, "expected one of main, shared, urgent; did you mean 'main'"),
         ({"nodes": 3}, r"partition main has: 2 such nodes \(of 2"),
         ({"gpus_per_node": 1}, "1 such nodes"),
         ({"cpus_per_node": 64}, "2 CPUs, 6000 MiB and 2 GPUs at most"),
@@ -303,7 +318,7 @@ def test_a_controller_that_is_gone_is_one_line_within_ten_seconds(cluster, tmp_p
     other = tmp_path / "slurm.conf"
     other.write_text(text)
     monkeypatch.setenv("SLURM_CONF", str(other))
-    with pytest.raises(UserError, match="Slurm did not answer|refused"):
+    with pytest.raises(UserError, match=r"Slurm did not answer|refused"):
         cluster().check()
 
 
