@@ -1,12 +1,14 @@
 """A submitted job's output on this terminal, until it ends or the user lets go of it."""
 
 import sys
+import time
 
 import click
 
 from nml_ray.cluster.submission import Submission
 
 LET_GO = 130
+_LOOKS = 15
 
 
 def come_back(id: str, storage: str | None = None) -> str:
@@ -24,6 +26,11 @@ def stream(submission: Submission, storage: str | None = None) -> int:
             sys.stdout.write(text)
             sys.stdout.flush()
         found = standing(submission)
+        for _ in range(_LOOKS):  # the log may end a moment before its cluster says so
+            if found.status.ended:
+                break
+            time.sleep(1)
+            found = standing(submission)
     except KeyboardInterrupt:
         click.echo(f"\nnml-ray: the job goes on; {come_back(submission.id, storage)}", err=True)
         return LET_GO

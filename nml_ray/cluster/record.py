@@ -5,7 +5,7 @@
 <storage>/submissions/<id>/status.json         how it stands, with a heartbeat (see beat.py)
 <storage>/submissions/<id>/driver/000001.log   the driver's output, in parts: an object store cannot append
 <storage>/submissions/<id>/nodes/<node>/resources/000001.jsonl   what the job and the machine used (see usage.py)
-<storage>/submissions/<id>/nodes/<node>/...    logs of Ray's processes
+<storage>/submissions/<id>/nodes/<node>/ray/<file>/000001.log    logs of Ray's processes (see node_logs.py)
 """
 
 import json
