@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -135,13 +134,18 @@ def test_ray_takes_what_is_sent(tmp_path):
 def test_ending_a_cluster_leaves_others_alone():
     document = {"cluster_name": f"end-{os.getpid()}"}
     other = {"cluster_name": f"end-{os.getpid()}-other"}
+    code = "print('ready', flush=True); input()"
     started = [
-        subprocess.Popen([sys.executable, "-c", "input()", f"--session=/tmp/nml-ray-{one['cluster_name']}/session_1"],
-                         stdin=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", code, f"--session=/tmp/nml-ray-{one['cluster_name']}/session_1"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         for one in (document, other)
-    ]  # fmt: skip
+    ]
     try:
-        time.sleep(0.1)  # both have become Python
+        for process in started:
+            assert process.stdout and process.stdout.readline() == b"ready\n"
         done = subprocess.run(["sh", "-c", end_command(document)], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, "")
         assert started[0].wait(timeout=60) < 0
