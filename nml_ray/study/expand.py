@@ -87,6 +87,7 @@ class _Expansion:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.stages: list[Stage] = []
+        self.names: set[str] = set()  # of those that are not given
         self.given: dict[str, Given] = {}
         self.shards: dict[str, str] = {}  # split to the stage that has it
         self.tasks: dict[str, TaskData] = {}
@@ -115,6 +116,7 @@ class _Expansion:
         function = f"nml_ray.study.stages.{kind}:run"
         stage = Stage(name, kind, VERSIONS[kind], plain(settings), function, dict(inputs), group, resources)
         self.stages.append(stage)
+        self.names.add(name)
         return name
 
     def add_given(self, name: str, kind: str, settings: Mapping[str, Any], links: Mapping[str, Path | Link]) -> str:
@@ -296,20 +298,18 @@ class _Expansion:
 
     def on_task(self, task: str, encoders: Sequence[_Encoder]) -> "list[tuple[_Encoder, dict[str, str]]]":
         """The encoders that were measured on a task, with the stages that the report shows of them."""
-        made = {stage.name for stage in self.stages}
         found = []
         for encoder in encoders:
             roles = {kind: f"{kind}/{encoder.name}/{task}" for kind in ("spectrum", "heads")}
-            roles = {kind: name for kind, name in roles.items() if name in made}
+            roles = {kind: name for kind, name in roles.items() if name in self.names}
             if roles:
                 found.append((encoder, {**({"ledger": encoder.ledger} if encoder.ledger else {}), **roles}))
         return found
 
     def shown(self, encoder: _Encoder) -> dict[str, str]:
         """The stages that the report shows of an encoder, by role; none where there is only a ledger."""
-        made = {stage.name for stage in self.stages}
         roles = {kind: f"{kind}/{encoder.name}" for kind in ("pretrain", "spectrum", "heads")}
-        roles = {kind: name for kind, name in roles.items() if name in made}
+        roles = {kind: name for kind, name in roles.items() if name in self.names}
         return {"ledger": encoder.ledger, **roles} if roles and encoder.ledger else roles
 
 
