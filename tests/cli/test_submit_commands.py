@@ -186,6 +186,7 @@ def test_nothing_submitted_is_said(code, capfd, tmp_path):
     assert "no submission 'x' left its record there" in said(capfd, "status", "x", "--storage", str(tmp_path))[2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["submit", "list", "status", "logs", "stop", "cluster", "cluster render"])
 def test_help_has_examples(name):
     done = nml_ray(*name.split(), "--help")

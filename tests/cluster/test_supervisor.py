@@ -164,6 +164,7 @@ def test_a_stopping_job_says_so(start):
     assert process.poll() is None
 
 
+@pytest.mark.long
 def test_children_that_hold_the_output_do_not_hold_up_the_end(start):
     lingering = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
     assert start(lingering + "start_new_session=True); print(1)").wait() == 0
@@ -199,6 +200,7 @@ def test_trouble_with_storage_is_said_once_and_the_job_goes_on(tmp_path):
     assert errors.count(b"the job goes on") == 1
 
 
+@pytest.mark.long
 def test_on_an_object_store(bucket: Bucket):
     start = Started(str(bucket.at("runs")))
     text = "x" * 99 + "\\n"
