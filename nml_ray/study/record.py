@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 _PACKAGES = ("nml_ray", "torch", "torchvision", "ray", "numpy", "pyarrow", "timm", "webdataset", "pillow")
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of Python and of the packages that bear on results, without importing any of them."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -20,7 +23,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
+@cache
+def machine() -> Mapping[str, Any]:
     """What of this machine the bits of a result may depend on."""
     model, flags = _processor()
     return {
