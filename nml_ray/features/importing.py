@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
 from nml_ray.features.given import read_given
+from nml_ray.features.leak import UNTESTED, refuse_shared
 from nml_ray.features.store import DType, as_stored, feature_path, write_shard
 from nml_ray.features.sums import Sums
 
@@ -24,6 +25,8 @@ class _Split:
     path: str
     labels: NDArray[Any]
     dim: int
+    keys: frozenset[str]
+    """Of files that have keys; those without are numbered, which says nothing of the samples."""
 
 
 def import_features(
@@ -39,11 +42,12 @@ def import_features(
 
     Raises:
         UserError: see `read_given`; NaN or infinity, a value that `dtype` cannot hold; widths, labels or classes of
-            two splits that do not fit.
+            two splits that do not fit; rows of train, key and values, in a test set.
     """
     splits = {split: _look(Path(path)) for split, path in paths.items()}
     _check_widths(splits)
     _check_classes(splits)
+    _refuse_leaks(splits)
     numbers, names = _numbered(splits), tuple(transforms)
     for split, path in paths.items():
         features, _ = read_given(Path(path))
@@ -62,7 +66,21 @@ def import_features(
 
 def _look(path: Path) -> _Split:
     features, labels = read_given(path)
-    return _Split(str(path), np.array(labels), int(features.values.shape[-1]))
+    numbered = all(key == str(row) for row, key in enumerate(features.keys))
+    keys = frozenset() if numbered else frozenset(features.keys)
+    return _Split(str(path), np.array(labels), int(features.values.shape[-1]), keys)
+
+
+def _refuse_leaks(splits: Mapping[str, _Split]) -> None:
+    for split, one in splits.items():
+        if split not in UNTESTED and "train" in splits and (keys := splits["train"].keys & one.keys):
+            ours, theirs = _rows(splits["train"].path, keys), _rows(one.path, keys)
+            refuse_shared([key for key in keys if np.array_equal(ours[key], theirs[key])], one.path)
+
+
+def _rows(path: str, keys: frozenset[str]) -> dict[str, NDArray[Any]]:
+    features, _ = read_given(Path(path))
+    return {key: features.values[row] for row, key in enumerate(features.keys) if key in keys}
 
 
 def _check_widths(splits: Mapping[str, _Split]) -> None:

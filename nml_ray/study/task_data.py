@@ -1,5 +1,6 @@
 """The data of a job's downstream tasks: their shard sets, what identifies them, and how classes fit together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -129,8 +130,15 @@ def _values(names: Sequence[str], where: str) -> list[float]:
     """The numbers that the labels of a regression mean: their class names."""
     values = []
     for name in names:
-        try:
-            values.append(float(name))
-        except ValueError:
-            raise UserError(f"label '{name}'", where=where, expected="numbers, for metric pearson") from None
+        if (value := _number(name)) is None:
+            raise UserError(f"label '{name}'", where=where, expected="finite numbers, for metric pearson")
+        values.append(value)
     return values
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -34,13 +34,24 @@ def write(directory, kind):
 @pytest.mark.parametrize("kind", [".parquet", ".arrow", ".npz", ".npy"])
 def test_every_kind_of_file(tmp_path, kind):
     path = write(tmp_path, kind)
-    facts = import_features({"train": path, "test": path}, tmp_path / "out", "float16", ["raw"])
-    assert facts == {"samples": {"train": 12, "test": 12}, "dim": 4, "dtype": "float16", "transforms": ["raw"]}
+    facts = import_features({"train": path, "validation": path}, tmp_path / "out", "float16", ["raw"])
+    assert facts == {"samples": {"train": 12, "validation": 12}, "dim": 4, "dtype": "float16", "transforms": ["raw"]}
     features = read_split(tmp_path / "out", "train")
     assert np.array_equal(features.values, VALUES.astype(np.float16))
     assert np.array_equal(features.labels, LABELS)
     assert features.keys[1] == ("k1" if kind == ".parquet" else "1")
-    assert Sums.load(tmp_path / "out" / "test" / "given.sums.npz").count == 12
+    assert Sums.load(tmp_path / "out" / "validation" / "given.sums.npz").count == 12
+
+
+def test_rows_of_train_in_a_test_set_are_refused(tmp_path):
+    keys = [f"cat/{row}" for row in range(12)]
+    pq.write_table(table(key=pa.array(keys)), tmp_path / "train.parquet")
+    pq.write_table(table(values=VALUES + 1, key=pa.array(keys)), tmp_path / "others.parquet")  # names by chance
+    import_features({"train": tmp_path / "train.parquet", "test": tmp_path / "others.parquet"}, tmp_path / "out")
+    some = VALUES + (np.arange(12) > 3)[:, None].astype(np.float32)
+    pq.write_table(table(values=some[::-1], key=pa.array(keys[::-1])), tmp_path / "some.parquet")
+    with pytest.raises(UserError, match=r"some.parquet: 4 samples of train, first 'cat/0'; expected a test set that"):
+        import_features({"train": tmp_path / "train.parquet", "ood": tmp_path / "some.parquet"}, tmp_path / "out")
 
 
 def test_names_are_numbered_alike_in_every_split(tmp_path):

@@ -208,7 +208,10 @@ def test_mistakes_in_a_task_file_are_placed(pets: Path, change: tuple[str, str],
 def test_numbers_of_a_regression_are_its_class_names(pets: Path) -> None:
     text = "name: pairs\nmetric: pearson\ntrain: pets/train\ntest: pets/test\nood: {other: pets/drawn}\n"
     (pets / "pairs.yaml").write_text(text)
-    refused("task pairs, train: label 'cat'; expected numbers, for metric pearson", "tasks=[pairs.yaml]")
+    refused("task pairs, train: label 'cat'; expected finite numbers, for metric pearson", "tasks=[pairs.yaml]")
+    for label in ("nan", "inf", "1e999"):
+        make_dataset(pets / "task_data/pets/train", ["0.5", label], "train")
+        refused(f"task pairs, train: label '{label}'; expected finite numbers", "tasks=[pairs.yaml]")
     for name, values in {"train": ["0.0", "2.5", "5.0"], "test": ["1.2"], "drawn": ["0", "1"]}.items():
         make_dataset(pets / "task_data/pets" / name, values)
     facts = stage(study("tasks=[pairs.yaml]"), "heads/symmetric-0/seed-0/pairs").settings["task"]

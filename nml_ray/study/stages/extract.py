@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nml_ray.data.dataset import Dataset
+from nml_ray.features.leak import refuse_leaks
 from nml_ray.features.plan import EncoderPlan, ExtractionPlan, ShardDone, WorkItem, all_items, left_to_do, splits_of
 from nml_ray.storage.atomic import write_json
 from nml_ray.storage.digest import canonical_json
@@ -64,6 +66,7 @@ def _extract(images: str, tasks: Sequence[Task], context: Context) -> None:
     splits = splits_of(plan)
     for task in tasks:
         shared_sets.take(task, Path(images), splits, context.store)
+    refuse_leaks({split: Dataset.open(Path(images) / split) for split in splits})
     items = all_items(plan)
     done = _work(plan, items, tasks, context)
     failures = {place: f"{shard.split}/{shard.shard}: {why}" for shard in done for place, why in shard.failures.items()}

@@ -34,14 +34,16 @@ def context(tmp_path) -> Context:
     return Context(Store(tmp_path / "store"), inline=True, threads=1, run=run, start_ray=lambda: None)
 
 
+def png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((16, 16), 9 * number, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture
 def shards(tmp_path) -> Artifact:
     for split in ("train", "ood"):
-        samples = []
-        for number in range(7):
-            buffer = io.BytesIO()
-            Image.fromarray(np.full((16, 16), 9 * number, np.uint8)).save(buffer, "PNG")
-            samples.append(Sample(f"{split}{number}", buffer.getvalue(), "png", label=number % 2))
+        samples = [Sample(f"{split}{number}", png(number), "png", label=number % 2) for number in range(7)]
         write_shards(samples, tmp_path / "shards" / split, samples_per_shard=4, classes=("a", "b"))
     return given(tmp_path / "shards")
 
@@ -75,6 +77,25 @@ def test_two_encoders_in_one_pass(context, shards):
         progress = read_progress(artifact.path)
         assert progress is not None
         assert (progress.done, progress.total, progress.unit) == (14, 14, "images")
+
+
+def test_samples_of_train_in_a_test_set_stop_their_data_alone(context, shards, tmp_path):
+    store = context.store
+    encoder_stage.run([task(store, "encoder", "e", {"encoder": ENCODER})], context)
+    for split, numbers in {"train": (0, 1, 2, 3), "test": (2, 3, 5)}.items():
+        samples = [Sample(f"cat/{n}", png(n), "png", label=0) for n in numbers]
+        samples.append(Sample("cat/7", png(7 if split == "train" else 9), "png", label=0))  # a name by chance
+        write_shards(samples, tmp_path / "leaky" / split, samples_per_shard=4, classes=("cat",))
+    settings = {"extract": {"batch": 4}, "transforms": [], "threads": 1}
+    tasks = [
+        task(store, "extract", name, settings, shards=images, encoder=made(store, "encoder", "e"))
+        for name, images in {"leaky": given(tmp_path / "leaky"), "sound": shards}.items()
+    ]
+    extract_stage.run(tasks, context)
+    assert store.artifact("extract", "leaky") is None and made(store, "extract", "sound")
+    assert (
+        "leaky/test: 2 samples of train, first 'cat/2'; expected a test set that has none" in tasks[0].attempt.failure
+    )
 
 
 def test_a_second_attempt_takes_over_the_shards_of_the_first(context, shards):
