@@ -44,6 +44,8 @@ class Cluster:
         nodes = self._check_nodes(tools.nodes())
         self._check_account()
         own = self.cluster
+        nobody = Submission("nml-ray", "nml-ray", {}, own.storage, (), "", "")
+        tools.refuse_options(script.render(own, nobody), self._environment())
         each = [f"{own.cpus_per_node} CPUs" if own.cpus_per_node else "all CPUs"]
         each += [f"{own.gpus_per_node} GPUs"] * (own.gpus_per_node > 0)
         each += [f"{own.memory_per_node} of memory"] * (own.memory_per_node is not None)
@@ -73,12 +75,9 @@ class Cluster:
             raise UserError(
                 f"cannot be written ({error.strerror})", where=f"directory = {self.cluster.directory}"
             ) from None
-        own = self.cluster
-        places = {"SBATCH_PARTITION": own.partition, "SBATCH_ACCOUNT": own.account, "SBATCH_QOS": own.qos}
-        environment = tools.environment(name for name, value in places.items() if not value)
         command = ("sbatch", "--parsable", str(path))
         try:
-            told = tools.call(*command, patience=tools.SUBMIT_PATIENCE, environment=environment)
+            told = tools.call(*command, patience=tools.SUBMIT_PATIENCE, environment=self._environment())
         except UserError:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -86,7 +85,8 @@ class Cluster:
 
     def status(self, submission: Submission) -> Status | None:
         """How the job stands, by Slurm; what the batch script left says more once it has ended."""
-        status = tools.job_status(submission.handle["job"])
+        job = submission.handle.get("job")
+        status = tools.job_status(job) if job else None
         if status is None or not status.ended:
             return status
         reason = self._text(submission, script.REASON).strip()
@@ -155,6 +155,12 @@ class Cluster:
                 if status is not None and not status.ended:
                     click.echo(f"still {status.state}: {one.id} (nml-ray stop {one.id})")
         click.echo("Each job ends the Ray that it started; there is nothing else to take down.")
+
+    def _environment(self) -> dict[str, str]:
+        """Of sbatch: what this site or user set for all jobs counts where the cluster file says nothing."""
+        own = self.cluster
+        places = {"SBATCH_PARTITION": own.partition, "SBATCH_ACCOUNT": own.account, "SBATCH_QOS": own.qos}
+        return tools.environment(name for name, value in places.items() if not value)
 
     def _files(self, submission: Submission) -> Path:
         return Path(script.directory_of(self.cluster, submission))

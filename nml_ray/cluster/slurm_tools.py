@@ -61,8 +61,16 @@ def refuse_missing(tools: Iterable[str] = TOOLS) -> None:
         raise UserError(f"{', '.join(absent)} not on PATH", expected="Slurm's tools: submit from a login machine of it")
 
 
-def call(*command: str, patience: float = PATIENCE, environment: Mapping[str, str] | None = None) -> str:
+def call(
+    *command: str, given: str = "", patience: float = PATIENCE, environment: Mapping[str, str] | None = None
+) -> str:
     """What a tool of Slurm's prints.
+
+    Args:
+        command: the tool and its arguments.
+        given: its standard input.
+        patience: seconds for its answer.
+        environment: of it; this process's own when None.
 
     Raises:
         UserError: it is not there, does not answer, or refuses: with its own words.
@@ -71,7 +79,7 @@ def call(*command: str, patience: float = PATIENCE, environment: Mapping[str, st
         done = subprocess.run(
             command,
             capture_output=True,
-            stdin=subprocess.DEVNULL,
+            input=given,
             text=True,
             errors="replace",
             timeout=patience,
@@ -107,6 +115,19 @@ def environment(keep: Iterable[str] = ()) -> dict[str, str]:
         for name, value in os.environ.items()
         if name in keep or not name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SLURMD_"))
     }
+
+
+def refuse_options(script: str, environment: Mapping[str, str]) -> None:
+    """Have sbatch read a script, in the environment of a submission, without queueing it.
+
+    Raises:
+        UserError: an option makes no sense to it. That nodes are down or taken is no reason: jobs wait for them.
+    """
+    try:
+        call("sbatch", "--test-only", given=script, environment=environment)
+    except UserError as error:
+        if re.search("invalid|unrecognized|unknown|unable to parse", str(error), re.I):
+            raise
 
 
 def nodes() -> list[Node]:
