@@ -116,6 +116,8 @@ python={shlex.quote(cluster.python)}
 unset RAY_ADDRESS RAY_API_SERVER_ADDRESS RAY_TMPDIR RAY_AUTH_TOKEN SLURM_EXPORT_ENV
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$directory/{TOKEN}"
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
+# Looks for the head, one every two seconds; Ray's own 20 are too few where the head comes up late.
+export RAY_NUM_REDIS_GET_RETRIES={cluster.start_minutes * 30}
 export PYTHONPATH="$directory/{CODE}${{PYTHONPATH:+:$PYTHONPATH}}" PYTHONUNBUFFERED=1
 {defaults}
 """
