@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
@@ -39,7 +40,7 @@ def refuse_shared(keys: Sequence[str], where: str) -> None:
 def _shared(train: Dataset, other: Dataset) -> list[str]:
     _, here, there = np.intersect1d(train.key_hash[train.good], other.key_hash[other.good], return_indices=True)
     ours, theirs = train.good[here], other.good[there]
-    equal = pa.compute.equal(_contents(train, ours), _contents(other, theirs)).to_numpy(zero_copy_only=False)
+    equal = pc.equal(_contents(train, ours), _contents(other, theirs)).to_numpy(zero_copy_only=False)
     return [other.key(int(number)) for number in theirs[equal]]
 
 
