@@ -1,4 +1,4 @@
-"""Names the nodes that a cluster loses or gains while a run is connected to it; Ray says so only in its logs."""
+"""Names the nodes that a cluster loses or gains while a run is connected to it, in one line for the run's display."""
 
 import threading
 from collections.abc import Callable, Mapping
