@@ -1,5 +1,7 @@
 """`nml-ray run`: make what a job lacks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     default="",
     help="Run on a Ray that is running, with this process as the driver; `auto` for the one of this machine.",
 )
+@click.option("--submission", default="", hidden=True, help="Id of the submission that this run is.")
 @click.option(
     "--stop-seconds",
     type=click.FloatRange(min=0),
@@ -35,6 +38,7 @@ def run(
     target: str,
     inline: bool,
     address: str,
+    submission: str,
     stop_seconds: float,
 ) -> int:
     """Run a job on this machine; what exists already is not made again.
@@ -74,13 +78,29 @@ def run(
     for line in remarks(settings):
         shown.say(line)
     try:
-        with shown.listening():
+        with shown.listening(), _logs_kept(settings.run.storage, submission):
             done = execute(settings, shown, target=target, inline=inline, address=address)
         if done.outcome.failures:
             _save_logs(done)
     finally:
         _stop_ray()
     return tell(done)
+
+
+@contextmanager
+def _logs_kept(storage: str, submission: str) -> Iterator[None]:
+    """Inside, the logs of Ray's nodes go to the record of the submission that this run is, if it is one."""
+    if not submission:
+        yield
+        return
+    from nml_ray.cluster.node_logs import NodeLogs
+
+    logs = NodeLogs(storage, submission)
+    logs.begin()
+    try:
+        yield
+    finally:
+        logs.finish()
 
 
 def tell(done: "Run") -> int:

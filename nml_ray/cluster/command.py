@@ -17,7 +17,7 @@ def job_command(
     """
     job = [python, "-m", "nml_ray", "run", *submission.arguments, "--storage", submission.storage]
     job += ["--stop-seconds", str(stop_seconds // 2)]  # for a checkpoint; the rest to end in order
-    if address and "--inline" not in submission.arguments:
-        job += ["--address", address]
+    if "--inline" not in submission.arguments:
+        job += ["--submission", submission.id, *(["--address", address] if address else [])]
     supervisor = [python, "-m", "nml_ray.cluster.supervisor", "--stop-seconds", str(stop_seconds)]
     return [*supervisor, submission.storage, submission.id, "--", *job]

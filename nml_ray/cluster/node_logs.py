@@ -1,101 +1,156 @@
-"""Copies the logs of Ray's processes on one machine to a submission's record while they grow.
+"""Logs of Ray's processes, and what each machine uses, copied from every node to a submission's record while it runs.
 
-    python -m nml_ray.cluster.node_logs STORAGE ID DIRECTORY
-
-Runs beside Ray until SIGTERM, and copies once more then. DIRECTORY is Ray's, such as /tmp/ray/session_latest/logs; it
-may come later, and another one may take its place. Trouble with the storage is said once; the logs wait meanwhile.
+A small actor on each node copies; the driver looks for new nodes now and then, and has all of them copy once more at
+its end. Ray keeps these logs on the node alone, where they go with it.
 """
 
-import argparse
-import signal
+import contextlib
+import json
+import os
+import re
 import socket
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from nml_ray.cluster.parts import Parts
 from nml_ray.cluster.record import NODES, Record, record_of
+from nml_ray.cluster.usage import Meter
 from nml_ray.config.errors import UserError
 from nml_ray.storage.patience import Patience
 
-EVERY = 30.0  # seconds between two looks
-MOST = 32 << 20  # bytes of a file that are copied; what comes after stays on its machine
+PACE, REMOTE_PACE = 10.0, 30.0  # seconds between two copies
+LOOK_FIRST, LOOK = 1.0, 30.0  # seconds between two looks for Ray, and then for new nodes
+AT_LAST = 20.0  # seconds for the copies at the end
+MOST = 16 << 20  # bytes of one log; what grows beyond is left on the node
 _PIECE = 1 << 20
-_SUFFIXES = (".log", ".out", ".err")
-_ONCE, _AT_LAST = Patience(total=0), Patience(total=30)
+_NOW = Patience(total=0)
 
 
-@dataclass
-class _Copy:
-    """A file and how much of it was taken."""
+class Copier:
+    """Copies the logs of one node, each from where it stopped.
 
-    inode: int
-    parts: Parts
-    taken: int = 0
+    Args:
+        record: of the submission.
+        node: its name in the record.
+        directory: of the session's logs.
+        job: Ray's name of the job (hex): workers of others are left alone, but for those that Ray started beforehand.
+    """
+
+    def __init__(self, record: Record, node: str, directory: Path, job: str) -> None:
+        self._record, self._folder, self._directory = record, f"{NODES}/{node}", directory
+        # Workers print into files of their own; Ray Train keeps a folder; the rest tells why a node failed.
+        own = rf"worker-[0-9a-f]+-({job}|f{{8}})-[0-9]+\.(out|err)|runtime_env_setup-{job}\.log|train/ray-train-.*\.log"
+        self._wanted = re.compile(rf"({own}|raylet\.(out|err)|gcs_server\.(out|err))$")
+        self._taken: dict[str, int] = {}
+        self._parts: dict[str, Parts] = {}
+        self._usage = Parts(record, f"{self._folder}/machine", ".jsonl")
+        self._meter = Meter(os.getpid())
+
+    def copy(self) -> None:
+        """Copy what is new.
+
+        Raises:
+            UserError: the storage cannot be written; nothing is lost, the next call goes on.
+        """
+        reading = self._meter.read()
+        del reading["job"]
+        self._usage.add(json.dumps(reading, separators=(",", ":")).encode() + b"\n")
+        for name in self._names():
+            parts = self._parts.setdefault(name, Parts(self._record, f"{self._folder}/ray/{name}", ".log"))
+            for piece in self._pieces(name):
+                parts.add(piece)
+                parts.flush(_NOW)
+            parts.flush(_NOW)
+        self._usage.flush(_NOW)
+
+    def _names(self) -> list[str]:
+        files = (path for path in self._directory.rglob("*") if path.is_file() and not path.is_symlink())
+        names = (path.relative_to(self._directory).as_posix() for path in files)
+        return sorted(name for name in names if self._wanted.match(name))
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        with open(self._directory / name, "rb") as file:
+            file.seek(self._taken.get(name, 0))
+            while self._taken.get(name, 0) < MOST and (piece := file.read(_PIECE)):
+                self._taken[name] = self._taken.get(name, 0) + len(piece)
+                yield piece
+
+
+class _NodeLogs:
+    """The actor of a node."""
+
+    def __init__(self, storage: str, id: str, job: str) -> None:
+        import ray
+
+        node = ray._private.worker._global_node
+        assert node is not None
+        name = f"{socket.gethostname()}-{ray.util.get_node_ip_address()}"
+        record = record_of(storage, id)
+        self._copier = Copier(record, name, Path(node.get_logs_dir_path()), job)
+        self._pace = REMOTE_PACE if record.location.remote else PACE
+        self._lock, self._over = threading.Lock(), threading.Event()
+        threading.Thread(target=self._go_on, name="logs", daemon=True).start()
+
+    def finish(self) -> None:
+        """Copy for the last time."""
+        self._over.set()
+        self._copy()
+
+    def _go_on(self) -> None:
+        while not self._over.wait(self._pace):
+            self._copy()
+
+    def _copy(self) -> None:
+        with self._lock, contextlib.suppress(UserError, OSError):
+            self._copier.copy()
 
 
 class NodeLogs:
-    """The copies of one machine's logs, in nodes/<host>/ray/<file>/."""
+    """The copying of all nodes' logs, from the driver's side. Trouble with it never stops the job."""
 
-    def __init__(self, record: Record, directory: Path, host: str = "") -> None:
-        self.record = record
-        self.directory = directory
-        self.folder = f"{NODES}/{host or socket.gethostname()}/ray"
-        self._copies: dict[str, _Copy] = {}
+    def __init__(self, storage: str, id: str) -> None:
+        self._storage, self._id = storage, id
+        self._actors: dict[str, Any] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="node-logs", daemon=True)
 
-    def copy(self, patience: Patience | None = None) -> None:
-        """Copy what has come since the last call.
+    def begin(self) -> None:
+        """Copy from the moment at which Ray runs in this process, which may be never."""
+        self._thread.start()
 
-        Raises:
-            UserError: the storage cannot be written; the next call goes on.
-        """
-        for path in sorted(self.directory.rglob("*")):
-            if path.suffix in _SUFFIXES and path.is_file() and not path.is_symlink():
-                self._copy(path, path.relative_to(self.directory).as_posix())
-        for one in self._copies.values():
-            one.parts.flush(patience)
+    def finish(self) -> None:
+        """Have every node copy once more, while Ray still runs."""
+        self._over.set()
+        self._thread.join(AT_LAST)
+        if not self._actors:
+            return
+        import ray
 
-    def _copy(self, path: Path, name: str) -> None:
-        with open(path, "rb") as file:
-            inode = path.stat().st_ino
-            known = self._copies.get(name)
-            if known is None or known.inode != inode:  # Ray has been started again
-                known = self._copies[name] = _Copy(inode, Parts(self.record, f"{self.folder}/{name}", ".log"))
-            file.seek(known.taken)
-            while known.taken < MOST and (data := file.read(min(_PIECE, MOST - known.taken))):
-                known.parts.add(data)
-                known.taken += len(data)
+        with contextlib.suppress(Exception):  # where the run has ended Ray already
+            last = [actor.finish.remote() for actor in self._actors.values()]
+            ray.wait(last, num_returns=len(last), timeout=AT_LAST)
+            for actor in self._actors.values():
+                ray.kill(actor)
 
+    def _follow(self) -> None:
+        while not self._over.is_set():
+            ray = sys.modules.get("ray")
+            runs = ray is not None and hasattr(ray, "is_initialized") and ray.is_initialized()
+            with contextlib.suppress(Exception):  # of a cluster that is coming up, or going
+                if ray is not None and runs:
+                    self._cover([node["NodeID"] for node in ray.nodes() if node["Alive"]])
+            self._over.wait(LOOK if runs else LOOK_FIRST)
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Copy until SIGTERM; see the module."""
-    parser = argparse.ArgumentParser("python -m nml_ray.cluster.node_logs", description=(__doc__ or "").splitlines()[0])
-    for name in ("storage", "id", "directory"):
-        parser.add_argument(name)
-    given = parser.parse_args(arguments)
-    try:
-        logs = NodeLogs(record_of(given.storage, given.id), Path(given.directory))
-    except UserError as error:
-        print(f"nml-ray: {error}", file=sys.stderr)
-        return 2
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
-    troubled = False
-    while True:
-        last = over.wait(EVERY)
-        try:
-            logs.copy(_AT_LAST if last else _ONCE)
-            troubled = False
-        except (UserError, OSError) as error:
-            if not troubled:
-                print(f"nml-ray: logs of this machine cannot be copied ({error})", file=sys.stderr, flush=True)
-            troubled = True
-        if last:
-            return 0
+    def _cover(self, nodes: Sequence[str]) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+        job = ray.get_runtime_context().get_job_id()
+        for node in nodes:
+            if node not in self._actors:
+                strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+                remote = ray.remote(num_cpus=0, scheduling_strategy=strategy)(_NodeLogs)
+                self._actors[node] = remote.remote(self._storage, self._id, job)

@@ -7,7 +7,6 @@ import torch
 
 from nml_ray.pretrain.world import World
 
-
 ASK_EVERY = 4  # steps; workers that ask each other wait for each other
 
 

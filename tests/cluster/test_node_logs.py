@@ -1,87 +1,84 @@
-"""Logs of Ray's processes on storage: as they grow, after a new start, from a process that runs beside Ray."""
+"""Logs of a cluster's nodes lie in the submission's record, each once and whole, while it runs and afterwards."""
 
-import socket
-import subprocess
-import sys
+import json
+import time
 
 import pytest
 
 from nml_ray.cluster import node_logs
-from nml_ray.cluster.node_logs import NodeLogs
-from nml_ray.cluster.record import Record, record_of
+from nml_ray.cluster.node_logs import Copier, NodeLogs
+from nml_ray.cluster.record import record_of
 from nml_ray.config.errors import UserError
-from nml_ray.storage.patience import Patience
-from tests.object_store import Bucket, Fault
-from tests.submitted import until
 
 
-def text(record: Record, name: str, host: str = "one") -> str:
-    return b"".join(record.parts(f"nodes/{host}/ray/{name}")).decode()
+def lines(record, folder: str) -> bytes:
+    return b"".join(record.parts(f"nodes/{folder}"))
 
 
-def test_logs_are_copied_as_they_grow(tmp_path):
-    record, logs = record_of(str(tmp_path / "runs"), "x"), tmp_path / "session_latest" / "logs"
-    copies = NodeLogs(record, logs, "one")
-    copies.copy()  # Ray has not begun
-    logs.mkdir(parents=True)
-    (logs / "raylet.out").write_text("one\n")
-    (logs / "events").mkdir()
-    (logs / "events" / "event.log").write_text("deep\n")
-    (logs / "core.bin").write_text("no log")
-    (logs / "link.log").symlink_to(logs / "raylet.out")
-    copies.copy()
-    with open(logs / "raylet.out", "a") as file:
-        file.write("two\n")
-    copies.copy()
-    copies.copy()
-    assert text(record, "raylet.out") == "one\ntwo\n"
-    assert text(record, "events/event.log") == "deep\n"
-    assert record.names("nodes/one/ray") == ["events", "raylet.out"]
+@pytest.fixture
+def logs(tmp_path):
+    (tmp_path / "logs" / "train").mkdir(parents=True)
+    return tmp_path / "logs"
 
 
-def test_a_ray_that_is_started_again_goes_on_in_the_next_part(tmp_path):
-    record, logs = record_of(str(tmp_path / "runs"), "x"), tmp_path / "logs"
-    logs.mkdir()
-    (logs / "raylet.out").write_text("a long first life\n")
-    copies = NodeLogs(record, logs, "one")
-    copies.copy()
-    (logs / "raylet.out").rename(tmp_path / "old")
-    (logs / "raylet.out").write_text("second\n")
-    copies.copy()
-    assert text(record, "raylet.out") == "a long first life\nsecond\n"
+def test_every_log_is_copied_once_from_where_the_copy_stopped(tmp_path, logs):
+    record = record_of(str(tmp_path / "runs"), "demo-1")
+    copier = Copier(record, "a", logs, "01000000")
+    ours = logs / "worker-00ff-01000000-12.out"
+    ours.write_bytes(b"one\n")
+    (logs / "worker-00ff-02000000-13.out").write_bytes(b"somebody else's\n")
+    (logs / "dashboard.log").write_bytes(b"noise\n")
+    (logs / "train" / "ray-train-app-worker-1.log").write_bytes(b"trained\n")
+    copier.copy()
+    with open(ours, "ab") as file:
+        file.write(b"two\n")
+    copier.copy()
+    assert lines(record, "a/ray/worker-00ff-01000000-12.out") == b"one\ntwo\n"
+    assert lines(record, "a/ray/train/ray-train-app-worker-1.log") == b"trained\n"
+    assert record.names("nodes/a/ray") == ["train", "worker-00ff-01000000-12.out"]
+    used = [json.loads(line) for line in lines(record, "a/machine").splitlines()]
+    assert len(used) == 2 and used[0]["machine"]["cpus"] >= 1
 
 
-def test_no_more_of_a_file_is_copied_than_is_useful(tmp_path, monkeypatch):
+def test_a_log_without_end_is_cut(tmp_path, logs, monkeypatch):
     monkeypatch.setattr(node_logs, "MOST", 5)
-    record = record_of(str(tmp_path / "runs"), "x")
-    (tmp_path / "worker.err").write_text("0123456789")
-    copies = NodeLogs(record, tmp_path, "one")
-    copies.copy()
-    copies.copy()
-    assert text(record, "worker.err") == "01234"
+    monkeypatch.setattr(node_logs, "_PIECE", 5)
+    (logs / "raylet.out").write_bytes(b"0123456789")
+    record = record_of(str(tmp_path / "runs"), "demo-1")
+    copier = Copier(record, "a", logs, "01")
+    copier.copy()
+    copier.copy()
+    assert lines(record, "a/ray/raylet.out") == b"01234"
 
 
-def test_an_object_store_that_comes_back_gets_all(bucket: Bucket, tmp_path):
-    record = record_of(str(bucket.at("runs")), "x")
-    (tmp_path / "raylet.out").write_text("one\n")
-    copies = NodeLogs(record, tmp_path, "one")
-    bucket.faults.spoil = lambda method, path: Fault(status=503)
-    with pytest.raises(UserError):
-        copies.copy(Patience(total=0))
-    bucket.faults.spoil = lambda method, path: None
-    copies.copy()
-    assert text(record, "raylet.out") == "one\n"
+def test_storage_that_cannot_be_written_loses_nothing(tmp_path, logs):
+    (logs / "raylet.err").write_bytes(b"why\n")
+    (tmp_path / "runs").write_text("a file where the storage should be")
+    record = record_of(str(tmp_path / "runs"), "demo-1")
+    copier = Copier(record, "a", logs, "01")
+    with pytest.raises(UserError, match="cannot be"):
+        copier.copy()
+    (tmp_path / "runs").unlink()
+    copier.copy()
+    assert lines(record, "a/ray/raylet.err") == b"why\n"
 
 
-def test_the_process_copies_once_more_when_it_is_stopped(tmp_path):
-    storage, logs = str(tmp_path / "runs"), tmp_path / "logs"
-    logs.mkdir()
-    (logs / "raylet.out").write_text("one\n")
-    code = "import sys; from nml_ray.cluster import node_logs as n; n.EVERY = 0.1; sys.exit(n.main())"
-    process = subprocess.Popen([sys.executable, "-c", code, storage, "x", str(logs)])
-    record, host = record_of(storage, "x"), socket.gethostname()
-    until(lambda: text(record, "raylet.out", host) == "one\n")
-    process.terminate()
-    assert process.wait() == 0
-    done = subprocess.run([sys.executable, "-m", "nml_ray.cluster.node_logs", "ftp://x", "x", "y"], capture_output=True)
-    assert (done.returncode, done.stderr[:9]) == (2, b"nml-ray: ")
+@pytest.mark.ray
+def test_nodes_of_a_running_ray(shared_ray, tmp_path):
+    import ray
+
+    logs = NodeLogs(str(tmp_path), "demo-1")
+    logs.begin()
+
+    @ray.remote
+    def say() -> None:
+        print("here I am", flush=True)
+
+    ray.get(say.remote())
+    while not logs._actors:
+        time.sleep(0.1)
+    logs.finish()
+    record = record_of(str(tmp_path), "demo-1")
+    (node,) = record.names("nodes")
+    said = [lines(record, f"{node}/ray/{name}") for name in record.names(f"nodes/{node}/ray") if name.endswith(".out")]
+    assert any(b"here I am" in text for text in said), (record.names(f"nodes/{node}/ray"), said)
