@@ -23,8 +23,8 @@ def write_report(result: StudyResult, directory: Path) -> list[Path]:
     """Write report.html and the CSV files of what the study holds; return their paths.
 
     scores.csv, paper_table.csv, differences.csv, gains.csv, measures.csv, spectra.csv, curves.csv, task_scores.csv,
-    task_table.csv, task_ranks.csv and fractions.csv; files without rows are left out. Beside them tables.tex and
-    tables.md hold all tables of the page.
+    task_table.csv, task_differences.csv, task_gains.csv, task_ranks.csv and fractions.csv; files without rows are left
+    out. Beside them tables.tex, tables.md and tables.txt hold all tables of the page.
 
     Raises:
         UserError: two arms have the same ratio and seed (of different noise kinds): their numbers would be mixed.
@@ -56,13 +56,22 @@ def _task_files(result: StudyResult) -> dict[str, str]:
     return {
         "task_scores.csv": tables.rows_to_csv(task_tables.task_rows(tasks)),
         "task_table.csv": tables.to_csv(task_tables.task_table(tasks)) if tasks else "",
+        **_task_differences(result),
         "task_ranks.csv": tables.to_csv(task_tables.rank_table(tasks)) if len(tasks) > 1 else "",
         "fractions.csv": tables.to_csv(parts) if parts.rows else "",
     }
 
 
+def _task_differences(result: StudyResult) -> dict[str, str]:
+    noise, gains = task_tables.noise_table(result.tasks), task_tables.gain_table(result.tasks)
+    return {
+        "task_differences.csv": tables.to_csv(noise) if noise.rows else "",
+        "task_gains.csv": tables.to_csv(gains) if gains.columns else "",
+    }
+
+
 def _documents(result: StudyResult) -> dict[str, str]:
-    """Every table of the page as LaTeX and as Markdown."""
+    """Every table of the page as LaTeX, as Markdown and for a terminal."""
     shown = [
         (section.title, one.what, one.caption)
         for section in sections(result, plots.palette_of(result.arms))
@@ -71,6 +80,9 @@ def _documents(result: StudyResult) -> dict[str, str]:
     ]
     return {
         "tables.tex": "\n".join(to_latex(table, f"{title}. {caption}") for title, table, caption in shown),
+        "tables.txt": "\n\n".join(
+            f"{title}\n\n{tables.to_text(table)}\n{caption}\n" for title, table, caption in shown
+        ),
         "tables.md": "\n".join(
             f"## {title}\n\n{tables.to_markdown(table)}\n{caption}\n" for title, table, caption in shown
         ),

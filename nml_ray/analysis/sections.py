@@ -305,6 +305,11 @@ def _tasks(tasks: Sequence[TaskResult]) -> list[Section]:
     chosen = [task_tables.counted(tasks, split) for split in task_tables.splits_of(tasks)]
     averaged = ", ".join(f"{len(own)} task{'s' * (len(own) != 1)}" for own in chosen)
     shown = [Shown(task_tables.task_table(tasks), f"Each task's own metric, times 100. {metrics}.")]
+    noise, gains = task_tables.noise_table(tasks), task_tables.gain_table(tasks)
+    if noise.rows:
+        shown.append(Shown(noise, "Differences to the clean encoder of the same seed, times 100."))
+    if gains.columns:
+        shown.append(Shown(gains, "Gain over the first head on the same features, paired within a seed, times 100."))
     if len(tasks) > 1 and len(task_tables.heads_of(tasks)) > 1:
         caption = "Mean rank of each head among all on the same encoder, over tasks: 1 is best, equal scores share one."
         shown.append(Shown(task_tables.rank_table(tasks), caption))

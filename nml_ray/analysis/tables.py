@@ -214,7 +214,8 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Mean, half width and seeds of each cell, in the table's unit, for other programs to read."""
+    """Of each cell mean, half width, standard error by the size of the test set (binomial), and seeds, in the table's
+    unit, for other programs to read."""
     columns = table.flat_columns()
     rows: list[dict[str, Any]] = []
     for label, cells in table.rows:
@@ -223,6 +224,8 @@ def to_csv(table: Table) -> str:
             half = None if cell is None else cell.half_width
             row[column] = "" if cell is None else round(cell.mean * table.scale, 6)
             row[f"{column}, half width"] = "" if half is None else round(half * table.scale, 6)
+            error = None if cell is None else cell.sampling
+            row[f"{column}, test set error"] = "" if error is None else round(error * table.scale, 6)
             row[f"{column}, seeds"] = 0 if cell is None else cell.seeds
         rows.append(row)
     return rows_to_csv(rows)

@@ -9,7 +9,7 @@ from nml_ray.analysis import statistics
 from nml_ray.analysis.results import ArmResult, StudyResult, TaskResult
 from nml_ray.analysis.statistics import Estimate, estimate
 from nml_ray.analysis.tables import Samples, Table, arm_facts, rows_of, score_facts
-from nml_ray.analysis.wording import head_label, ratio_label, split_label
+from nml_ray.analysis.wording import head_label, in_sentence, ratio_label, split_label
 
 Row = tuple[str, Sequence[ArmResult]]
 """A noise ratio, and the arms that have it among them."""
@@ -49,6 +49,45 @@ def rank_table(tasks: Sequence[TaskResult]) -> Table:
         for label in labels_of(tasks)
     ]
     return Table("Ranks over tasks", _groups(splits, heads), _columns(splits, heads), rows, scale=1, digits=2)
+
+
+def noise_table(tasks: Sequence[TaskResult]) -> Table:
+    """What each ratio did to each head on each task: differences to the clean arm, paired within a seed, times 100."""
+    heads, splits = heads_of(tasks), splits_of(tasks)
+    rows = [
+        (
+            f"{task.title}, {ratio_label(ratio)}",
+            [
+                statistics.ratio_difference(some, ratio, head, split, task.metric, task.samples.get(split))
+                for split in splits
+                for head in heads
+            ],
+        )
+        for task in tasks
+        for some in [statistics.trained(task.arms)]
+        for ratio in statistics.ratios(some)
+        if ratio != statistics.CLEAN
+    ]
+    return Table("Task", _groups(splits, heads), _columns(splits, heads), rows, judged=True)
+
+
+def gain_table(tasks: Sequence[TaskResult]) -> Table:
+    """What each head gains over the first on the same features of each task, paired within a seed, times 100."""
+    (base, *others), splits = heads_of(tasks) or [""], splits_of(tasks)
+    rows = [
+        (
+            f"{task.title}, {label}",
+            [
+                statistics.head_difference(some, ratio, head, base, split, task.metric, task.samples.get(split))
+                for split in splits
+                for head in others
+            ],
+        )
+        for task in tasks
+        for label, ratio, some in rows_of(task.arms)
+    ]
+    groups = [(f"{split_label(split)}, over {in_sentence(base)}", len(others)) for split in splits if others]
+    return Table("Task", groups, _columns(splits, others), rows, judged=True)
 
 
 def fraction_table(result: StudyResult) -> Table:

@@ -88,6 +88,8 @@ def test_the_three_formats_agree():
     rows = read(tables.to_csv(table))
     assert float(rows[-1]["Out of domain, NMTune (official)"]) == pytest.approx(57.5)
     assert rows[-1]["Out of domain, NMTune (official), half width"] == ""
+    error = float(rows[-1]["Out of domain, NMTune (official), test set error"])
+    assert error == pytest.approx(100 * (0.575 * 0.425 / 687) ** 0.5, abs=1e-5)
     assert "| 57.5 |" in tables.to_markdown(table).splitlines()[-1]
     assert tables.to_text(table).splitlines()[-1].endswith("57.5")
     widths = {line.count("|") for line in tables.to_markdown(table).splitlines()}

@@ -64,6 +64,19 @@ def test_means_are_formed_within_seeds_that_have_every_task() -> None:
     assert tt.mean_over(fewer, "10\xa0%", "mlp", "test") is None
 
 
+def test_differences_of_arms_and_heads_are_paired_on_each_task() -> None:
+    noise = tt.noise_table(TASKS)
+    rows = {label.replace("\xa0", " "): cells for label, cells in noise.rows}
+    assert list(rows) == ["A & co, 10 %", "B, 10 %"]
+    cell = rows["A & co, 10 %"][0]
+    assert cell is not None and cell.by_seed == pytest.approx({0: -0.2})  # seed 1 has no noisy arm
+    gains = {label.replace("\xa0", " "): cells for label, cells in tt.gain_table(TASKS).rows}
+    cell = gains["A & co, 0 %"][0]
+    assert cell is not None and cell.by_seed == pytest.approx({0: 0.1, 1: 0.0}) and cell.half_width is not None
+    assert tt.gain_table(TASKS).groups == [("In domain, over linear probe", 1), ("Out of domain, over linear probe", 1)]
+    assert tt.gain_table([]).columns == [] and tt.noise_table([]).rows == []
+
+
 def test_ranks_share_ties() -> None:
     assert tt.ranks([0.5, 0.9, 0.5, 0.1]) == [2.5, 1, 2.5, 4]
     probe, mlp = tt.mean_ranks(TASKS, "0\xa0%", ["linear_probe", "mlp"], "test")
