@@ -137,6 +137,7 @@ def test_the_csv_files_hold_the_numbers_of_the_page(tmp_path, study, page):
         "spectra.csv",
         "curves.csv",
         "tables.tex",
+        "tables.txt",
         "tables.md",
     ]
     rows = list(csv.DictReader((tmp_path / "out" / "paper_table.csv").open(encoding="utf-8")))
