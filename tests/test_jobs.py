@@ -57,6 +57,8 @@ def test_demo_then_another_ratio(runs, icons, capsys):
     said = capsys.readouterr().out
     assert "wrong labels in pre-training" in said
     assert str(runs / "studies/demo/report.html") in said
+    assert call(["report", str(runs / "studies/demo"), "--tables"]) == 0
+    assert (runs / "studies/demo/tables.txt").read_text().strip() in capsys.readouterr().out
 
     assert " to do" not in states(capsys, runs, "demo", *small)
     more = (*small, "noise.ratios=[0,0.1,0.3,0.5]")

@@ -6,6 +6,8 @@ import click
 
 from nml_ray.config.errors import UserError
 
+TABLES = "tables.txt"
+
 
 @click.command()
 @click.argument("run", metavar="RUN")
@@ -16,7 +18,8 @@ from nml_ray.config.errors import UserError
     show_default=True,
     help="Where RUN is looked for by name: a directory or URL.",
 )
-def report(run: str, storage: str) -> int:
+@click.option("--tables", is_flag=True, help="Print the report's tables here.")
+def report(run: str, storage: str, tables: bool) -> int:
     """Say where a report lies; render it if it is missing.
 
     RUN is the directory or URL of a study, or its name. A newer nml-ray may render the same results differently; then
@@ -25,6 +28,7 @@ def report(run: str, storage: str) -> int:
     \b
     Examples:
       nml-ray report demo
+      nml-ray report demo --tables
       nml-ray report runs/studies/demo
       nml-ray report s3://bucket/runs/studies/demo
     """
@@ -36,6 +40,8 @@ def report(run: str, storage: str) -> int:
     job = read_run(directory)
     if job.sweep:  # its trials are not begun anew for a report
         there = directory / REPORT
+        if tables and there.exists():
+            click.echo((directory / TABLES).read_text(encoding="utf-8"))
         words = f"report: {there}" if there.exists() else f"nml-ray: no trial of '{job.name}' has a report"
         click.echo(words, err=not there.exists())
         return 0 if there.exists() else 1
@@ -45,7 +51,10 @@ def report(run: str, storage: str) -> int:
         first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         click.echo(f"nml-ray: {len(missing)} stages of '{job.name}' are not done: {first}", err=True)
         return 1
-    return tell(execute(job, display(), target="report", inline=True))
+    done = execute(job, display(), target="report", inline=True)
+    if tables and done.report:
+        click.echo((directory / TABLES).read_text(encoding="utf-8"))
+    return tell(done)
 
 
 def find_run(run: str, storage: str) -> Path:

@@ -26,18 +26,20 @@ ShardReport = Callable[[ShardDone], None]
 
 
 def extract_on_ray(
-    plan: ExtractionPlan, items: Sequence[WorkItem], workers: int, report: ShardReport
+    plan: ExtractionPlan, items: Sequence[WorkItem], workers: tuple[int, int], report: ShardReport
 ) -> list[ShardDone]:
-    """Extract all items with up to `workers` actors, each of which reserves `plan.cpus` and `plan.gpus`.
+    """Extract all items with actors that reserve `plan.cpus` and `plan.gpus` each.
 
-    `report` hears of every shard when it is done.
+    `workers` says how many: the least to begin with (fewer where the cluster has no room), the most that there may be
+    while work waits; Ray asks a cluster that grows by itself for room. `report` hears of every shard when it is done.
 
     Raises:
         UserError: a mistake of the user's that an actor found, or no GPU for device cuda.
     """
     if not items:
         return []
-    size = min(workers, len(items), actors_that_fit(plan, ray.cluster_resources()))
+    least, most = (min(count, len(items)) for count in workers)
+    size = min(most, actors_that_fit(plan, ray.cluster_resources()))
     texts = [json.dumps(asdict(item)) for item in items]
     # whichever actor of a machine works on it next, it finds the tar in the machine's cache
     ahead = size if len([node for node in ray.nodes() if node["Alive"]]) == 1 else len(items)
@@ -48,7 +50,7 @@ def extract_on_ray(
             _ShardWorker,
             fn_constructor_args=(plan.carried(),),
             batch_size=1,
-            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+            compute=_pool(least, most, size),
             num_cpus=plan.cpus,
             num_gpus=plan.gpus or None,
         )
@@ -58,6 +60,13 @@ def extract_on_ray(
             done.append(_shard_done(json.loads(str(row["done"]))))
             report(done[-1])
     return done
+
+
+def _pool(least: int, most: int, size: int) -> ActorPoolStrategy:
+    """Actors: `size` of them, or, where there may be a number of them, from `least` up to `most`."""
+    if least == most:
+        return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
+    return ActorPoolStrategy(min_size=min(least, size), max_size=most, max_tasks_in_flight_per_actor=2)
 
 
 def actors_that_fit(plan: ExtractionPlan, cluster: Mapping[str, float]) -> int:

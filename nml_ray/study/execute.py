@@ -254,7 +254,7 @@ def _copy_report(directory: Path, outcome: Outcome) -> None:
     if "report" not in outcome.artifacts:
         return
     for source in sorted(outcome.artifacts["report"].path.iterdir()):
-        if source.suffix in (".html", ".csv", ".tex", ".md"):
+        if source.suffix in (".html", ".csv", ".tex", ".md", ".txt"):
             aside = directory / f".{source.name}.aside"
             shutil.copyfile(source, aside)
             os.replace(aside, directory / source.name)

@@ -44,7 +44,7 @@ VERSIONS: Mapping[str, int] = {
     "extract": 2,
     "spectrum": 2,
     "heads": 2,
-    "report": 1,
+    "report": 2,
 }
 """Raised when a stage's result changes for the same settings, so that old artifacts no longer count."""
 

@@ -66,8 +66,9 @@ class RunSettings(Settings):
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     """Who gets the figures of pre-training beside its files: `tensorboard` (event files in the attempt's directory),
     `mlflow`, `wandb`; `[]` for none."""
-    extract_workers: Count = 1
-    """Processes that extract features side by side."""
+    extract_workers: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = 1
+    """Processes that extract features side by side. `[MIN, MAX]`: more while there is work for them and room, for which
+    a cluster that grows by itself is asked."""
     extract_gpus: Annotated[float, Field(gt=0)] = 1.0
     """GPUs that each of them reserves for device `cuda`: 0.5 lets two share one."""
     head_device: Literal["cpu", "cuda"] | None = None
@@ -93,14 +94,14 @@ class RunSettings(Settings):
             raise ValueError(str(error)) from None
         return text
 
-    @field_validator("workers", mode="before")
+    @field_validator("workers", "extract_workers", mode="before")
     @classmethod
     def _is_a_number_or_two(cls, workers: Any) -> Any:
         if not (isinstance(workers, int) or (isinstance(workers, list) and len(workers) == 2)):
             raise ValueError("workers are a whole number, or [MIN, MAX]")
         return workers
 
-    @field_validator("workers")
+    @field_validator("workers", "extract_workers")
     @classmethod
     def _is_a_range(cls, workers: int | list[int]) -> int | list[int]:
         if isinstance(workers, list) and workers[0] > workers[1]:
@@ -121,6 +122,16 @@ class RunSettings(Settings):
     def most_workers(self) -> int:
         """The most workers that a pre-training run takes."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def least_extract_workers(self) -> int:
+        """The fewest processes that an extraction begins with."""
+        return self.extract_workers if isinstance(self.extract_workers, int) else self.extract_workers[0]
+
+    @property
+    def most_extract_workers(self) -> int:
+        """The most processes that an extraction takes."""
+        return self.extract_workers if isinstance(self.extract_workers, int) else self.extract_workers[1]
 
     @property
     def arms_together(self) -> int | None:

@@ -34,7 +34,7 @@ _REST = 20  # of the time, one part may go into writing the file
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage of a study. `path` is "" where there is no artifact; of old studies what was given has a path alone."""
+    """One stage of a study. `path` is "" where there is no artifact."""
 
     kind: str
     digest: str
@@ -113,16 +113,10 @@ def read_stages(directory: Path) -> dict[str, Entry] | None:
     found = read_json(directory / STAGES)
     if found is None:
         return None
-    return {name: _of_path(one) if isinstance(one, str) else Entry(**one) for name, one in found.items()}
+    return {name: Entry(**one) for name, one in found.items()}
 
 
 def paths_of(directory: Path) -> dict[str, Path]:
     """Where the artifacts of a study lie that there are, by stage."""
     stages = read_stages(directory) or {}
     return {name: directory / entry.path for name, entry in stages.items() if entry.path}
-
-
-def _of_path(path: str) -> Entry:
-    """An entry of a study that an earlier version left: paths alone, which say nothing more of what was given."""
-    *_, kind, digest, attempt = ("", "", *Path(path).parts)
-    return Entry(kind, digest, "made", path) if attempt.startswith("attempt-") else Entry("", "", "made", path)

@@ -14,7 +14,7 @@ def needs(job: Job, kind: str) -> Resources:
     if kind == "pretrain":
         return Resources(job.threads + run.decode_threads, gpu, run.most_workers, run.arms_together or 0)
     if kind == "extract":
-        return Resources(job.threads + run.decode_threads, gpu * run.extract_gpus, run.extract_workers)
+        return Resources(job.threads + run.decode_threads, gpu * run.extract_gpus, run.most_extract_workers)
     if kind == "heads":
         return _heads(run)
     return DRIVER

@@ -12,6 +12,7 @@ from nml_ray.storage.artifact import read_progress
 from nml_ray.study.runner import Display
 
 STOP_SECONDS = 60.0  # that SIGTERM leaves for checkpoints
+ONE_WISH = 5.0  # seconds in which a second SIGTERM says no more: Ray's job server and our supervisor both send one
 _TRAINS = "pretrain"
 
 
@@ -20,13 +21,13 @@ class Stopper:
 
     Args:
         display: shows everything.
-        seconds: most that SIGTERM waits for checkpoints; a second SIGTERM does not.
+        seconds: most that SIGTERM waits for checkpoints; a second SIGTERM, some seconds later, does not.
     """
 
     def __init__(self, display: Display, seconds: float = STOP_SECONDS) -> None:
         self._display, self._seconds = display, seconds
         self._training: list[Path] = []
-        self._asked = False
+        self._asked: float | None = None
 
     def say(self, line: str) -> None:
         """One line for the user."""
@@ -55,9 +56,12 @@ class Stopper:
             signal.signal(signal.SIGTERM, before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
+        now = time.monotonic()
+        if self._asked is not None:
+            if now - self._asked > ONE_WISH:
+                raise KeyboardInterrupt
+            return
+        self._asked = now
         # The main thread may be the one that trains, and has to go on for that.
         threading.Thread(target=self._stop, name="stop", daemon=True).start()
 

@@ -75,6 +75,10 @@ def test_what_was_exported_is_imported_again(tmp_path, kind, views):
     assert run("export", tmp_path / "out", tmp_path / "again") == 0
 
 
+def listed(kind: str, digest: str) -> dict[str, str]:
+    return {"kind": kind, "digest": digest, "state": "made", "path": f"../../{kind}/{digest}/attempt-0001"}
+
+
 def test_a_source_is_an_artifact_or_an_encoder_of_a_study(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for digest in ("aa", "bb"):
@@ -83,11 +87,8 @@ def test_a_source_is_an_artifact_or_an_encoder_of_a_study(tmp_path, capsys, monk
         (artifact / "record.json").write_text('{"attempt": "attempt-0001"}')
     study = tmp_path / "runs" / "studies" / "demo"
     study.mkdir(parents=True)
-    stages = {
-        f"extract/{name}/seed-0": f"../../extract/{digest}/attempt-0001"
-        for name, digest in (("0", "aa"), ("0.3", "bb"))
-    }
-    (study / "stages.json").write_text(json.dumps({**stages, "report": "../../report/x"}))
+    stages = {f"extract/{name}/seed-0": listed("extract", digest) for name, digest in (("0", "aa"), ("0.3", "bb"))}
+    (study / "stages.json").write_text(json.dumps({**stages, "report": listed("report", "x")}))
     assert run("export", "runs/extract/aa", "one") == 0
     assert run("export", "demo", "two", "--encoder", "0.3/seed-0") == 0
     assert run("export", study, "three", "--encoder", "0/seed-0") == 0

@@ -10,7 +10,8 @@ from nml_ray.config.errors import UserError
 SMALLEST = {
     "local": "kind: local",
     "address": "kind: address\naddress: http://head:8265",
-    "launcher": "kind: launcher\nray: {cluster_name: lab, provider: {type: local, head_ip: a, worker_ips: []}, auth: {ssh_user: me}}",
+    "launcher": "kind: launcher\nray: {cluster_name: lab, auth: {ssh_user: me},"
+    " provider: {type: local, head_ip: a, worker_ips: []}}",
     "slurm": "kind: slurm\ndirectory: /shared/me\ntime: '4:00:00'",
     "kuberay": "kind: kuberay\nimage: registry.example.org/nml:1",
 }

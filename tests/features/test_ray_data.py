@@ -26,7 +26,7 @@ def test_actors_leave_the_same_bytes_as_this_process(shared_ray, make_plan, capf
     extract_all(inline, items, lambda images: None)
     capfd.readouterr()
     heard: list[int] = []
-    done = extract_on_ray(on_ray, items, workers=2, report=lambda shard: heard.append(shard.rows))
+    done = extract_on_ray(on_ray, items, workers=(2, 2), report=lambda shard: heard.append(shard.rows))
     assert sorted(heard) == [5, 5, 9, 9]
     assert sorted((shard.split, shard.shard) for shard in done) == sorted((item.split, item.shard) for item in items)
     for one, other in zip(inline.encoders, on_ray.encoders, strict=True):
@@ -37,13 +37,25 @@ def test_actors_leave_the_same_bytes_as_this_process(shared_ray, make_plan, capf
     assert lines == []
 
 
+def test_a_pool_that_grows_leaves_the_same_bytes(shared_ray, make_plan):
+    from nml_ray.features.ray_data import extract_on_ray
+
+    inline, on_ray = make_plan("inline"), make_plan("ray")
+    items = all_items(inline)
+    extract_all(inline, items, lambda images: None)
+    done = extract_on_ray(on_ray, items, workers=(1, 4), report=lambda shard: None)
+    assert len(done) == len(items)
+    for one, other in zip(inline.encoders, on_ray.encoders, strict=True):
+        assert files(one.attempt) == files(other.attempt)
+
+
 def test_mistakes_of_the_users_come_back_as_such(shared_ray, make_plan, encoders):
     from nml_ray.features.ray_data import extract_on_ray
 
     (encoders["colour"] / "encoder.safetensors").unlink()
     plan = make_plan()
     with pytest.raises(UserError, match=r"colour/encoder\.safetensors: no such file"):
-        extract_on_ray(plan, all_items(plan), workers=1, report=lambda shard: None)
+        extract_on_ray(plan, all_items(plan), workers=(1, 1), report=lambda shard: None)
 
 
 @pytest.mark.kill
@@ -66,7 +78,7 @@ def test_the_shards_of_a_killed_actor_go_to_another(shared_ray, make_plan):
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    done = extract_on_ray(on_ray, items, workers=1, report=kill_once)
+    done = extract_on_ray(on_ray, items, workers=(1, 1), report=kill_once)
     assert killed
     assert len(done) == len(items)
     for one, other in zip(inline.encoders, on_ray.encoders, strict=True):

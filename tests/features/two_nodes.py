@@ -50,7 +50,7 @@ def run(plan: ExtractionPlan) -> None:
             cluster.remove_node(second, allow_graceful=False)
 
     try:
-        done = extract_on_ray(plan, all_items(plan), 2, kill_once)
+        done = extract_on_ray(plan, all_items(plan), (2, 2), kill_once)
         print(json.dumps(sorted(f"{shard.split}/{shard.shard}" for shard in done)))
     finally:
         ray.shutdown()

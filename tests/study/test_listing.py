@@ -1,7 +1,6 @@
 """stages.json says what a study refers to from the start of a run on."""
 
 import io
-import json
 import os
 import signal
 import subprocess
@@ -92,16 +91,6 @@ def test_a_plan_in_the_place_of_another_keeps_what_was_made(directory: Path) -> 
         listing.begin(planned(directory, [FAILING[0], stage("y", 7, "a")]))
     found = read_stages(directory) or {}
     assert found["a"].path and found["y"].state == "to do" and found["x"].state == "failed"
-
-
-def test_paths_alone_as_an_earlier_version_left_them_are_read(directory: Path) -> None:
-    old = {"heads/given": "../../heads/aa/attempt-0001", "features": "given/features"}
-    (directory / "stages.json").write_text(json.dumps(old))
-    assert read_stages(directory) == {
-        "heads/given": Entry("heads", "aa", "made", old["heads/given"]),
-        "features": Entry("", "", "made", "given/features"),
-    }
-    assert paths_of(directory)["features"] == directory / "given/features"
 
 
 KILLED = """

@@ -16,6 +16,7 @@ from benchmarks.kills import wait_for
 from nml_ray.pretrain.notice import is_asked
 from nml_ray.pretrain.resume import checkpoints
 from nml_ray.storage.artifact import Store, read_progress
+from nml_ray.study import stopping
 from nml_ray.study.stopping import Stopper
 from tests.small_icons import small_icons
 
@@ -79,16 +80,21 @@ def test_no_checkpoint_in_time_is_told(tmp_path):
     ]
 
 
-def test_a_second_signal_does_not_wait(tmp_path):
-    path = begun(tmp_path, "pretrain")
+def test_a_second_signal_does_not_wait_unless_it_comes_at_once(tmp_path, monkeypatch):
+    path, asked = begun(tmp_path, "pretrain"), list[bool]()
+    monkeypatch.setattr(stopping, "ONE_WISH", 0.2)
 
     def again() -> None:
         while not is_asked(path):
             time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)  # the same wish, by another way
+        time.sleep(0.3)
+        asked.append(is_asked(path))
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=again, daemon=True).start()
     assert stopped_within(Stopper(Shown(), 1000), path) < 25
+    assert asked == [True]
 
 
 def ended_by_sigterm(command: list[str], storage: Path) -> int:

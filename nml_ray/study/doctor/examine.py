@@ -324,7 +324,7 @@ def _extraction(found: Examination, job: Job, seconds: float, say: Say) -> None:
         found.extraction[name] = rate
         hours += times * count / rate / 3600
     decode = found.data.decode * job.run.decode_threads if found.data else float("inf")
-    found.extraction["hours"] = max(hours, count / decode / 3600) / job.run.extract_workers
+    found.extraction["hours"] = max(hours, count / decode / 3600) / job.run.most_extract_workers
 
 
 def _downstream(job: Job) -> int:

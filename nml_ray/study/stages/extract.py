@@ -110,7 +110,8 @@ def _work(
     context.start_ray()
     from nml_ray.features.ray_data import extract_on_ray
 
-    return extract_on_ray(plan, left, context.run.extract_workers, lambda shard: report(shard.rows))
+    workers = context.run.least_extract_workers, context.run.most_extract_workers
+    return extract_on_ray(plan, left, workers, lambda shard: report(shard.rows))
 
 
 def _finish(task: Task, facts: dict[str, Any]) -> None:

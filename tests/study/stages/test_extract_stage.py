@@ -30,7 +30,7 @@ def given(directory: Path) -> Artifact:
 
 @pytest.fixture
 def context(tmp_path) -> Context:
-    run = SimpleNamespace(decode_threads=1, extract_workers=1, device="cpu")
+    run = SimpleNamespace(decode_threads=1, least_extract_workers=1, most_extract_workers=1, device="cpu")
     return Context(Store(tmp_path / "store"), inline=True, threads=1, run=run, start_ray=lambda: None)
 
 
