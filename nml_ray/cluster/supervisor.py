@@ -198,6 +198,7 @@ class Teller:
         message = said(self._recent.decode(errors="replace")) or self._beat.message
         self._beat = replace(self._beat, state=state, message=message, heartbeat=time.time())
         self.record.write_json(STATUS, self._beat.to_data(), patience)
+        self._troubled = False
 
     def _try(self, write: Callable[[Patience], None], patience: Patience) -> bool:
         """Whether it could be written; the first of several failures is said."""
@@ -208,7 +209,6 @@ class Teller:
                 _pass_on(f"nml-ray: the record of this job cannot be written; the job goes on ({error})\n".encode(), 2)
             self._troubled = True
             return False
-        self._troubled = False
         return True
 
 
