@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "audit": "nml_ray.cli.audit:audit",
     "doctor": "nml_ray.cli.doctor:doctor",
     "tasks": "nml_ray.cli.tasks:tasks",
+    "gc": "nml_ray.cli.gc:gc",
     "ledger": "nml_ray.cli.ledger:ledger",
     "data": "nml_ray.cli.data:data",
     "features": "nml_ray.cli.features:features",

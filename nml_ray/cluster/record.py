@@ -10,6 +10,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,6 +88,21 @@ class Record:
         if at.remote:
             return remote.names(at, patience)
         return sorted(os.listdir(at.local)) if at.local.is_dir() else []
+
+    def remove(self) -> None:
+        """Remove all of it, what was submitted first: from then on it is none.
+
+        Raises:
+            UserError: the storage refuses or cannot be reached.
+        """
+        if not self.location.remote:
+            gone = self.location.local.with_name(f".gone-{self.location.name}")
+            self.location.local.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+            return
+        names = [one.name for one in remote.objects(self.location)]
+        for name in sorted(names, key=lambda name: name != SUBMISSION):
+            remote.remove(self.at(name))
 
     def parts(self, folder: str) -> Iterator[bytes]:
         """The parts of a log, in order."""

@@ -194,11 +194,17 @@ class Store:
         """Which artifacts, by kind and digest, have been finished; an object store is asked for several at once."""
         if self.mirror is None:
             return {one for one in wanted if self.artifact(*one)}
+        self.hear()
         asked = list(dict.fromkeys(wanted))
         with ThreadPoolExecutor(16) as pool:
             return {
                 one for one, found in zip(asked, pool.map(lambda one: self.artifact(*one), asked), strict=True) if found
             }
+
+    def hear(self) -> None:
+        """Take note of what was removed from an object store; nothing happens on local storage."""
+        if mirror := self.mirror:
+            twin.forget_removed(mirror)
 
     def digests(self, kind: str) -> list[str]:
         """The artifacts of a kind that were begun, sorted."""
@@ -220,7 +226,7 @@ class Store:
             # Nothing keeps two machines from taking the same number.
             path = parent / (f"{_PREFIX}{number:04d}" + (f"-{uuid4().hex[:8]}" if mirror else ""))
             try:
-                path.mkdir()
+                path.mkdir(parents=True)
             except FileExistsError:
                 continue
             begun = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _now(), "begun_unix": time.time()}

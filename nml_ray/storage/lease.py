@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +14,7 @@ from uuid import uuid4
 from nml_ray.storage.atomic import read_json_if_whole, write_json
 
 LEASE = "lease.json"
+_LOCK = ".lease.lock"
 HEARTBEAT = 10.0  # seconds between two signs of life
 EXPIRY = 60.0  # seconds after the last one at which a lease is void
 
@@ -49,14 +50,14 @@ class Lease:
         """Give the lease back; nothing happens to one that another has taken over."""
         self._released.set()
         self._thread.join()
-        with _locked(self.directory):
+        with suppress(FileNotFoundError), _locked(self.directory):
             found = holder(self.directory)
             if found and found.owner == self.owner:
                 (self.directory / LEASE).unlink()
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT):
-            with _locked(self.directory):
+            with suppress(FileNotFoundError), _locked(self.directory):
                 found = holder(self.directory)
                 if found is None or found.owner != self.owner:
                     return
@@ -65,8 +66,7 @@ class Lease:
 
 def take(directory: Path, clock: Callable[[], float] = time.time) -> Lease | None:
     """Take the lease on an artifact, also from a holder that is dead; None while another is alive."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
+    with _locked(directory, make=True):
         found = holder(directory)
         if found and found.alive(clock()):
             return None
@@ -107,8 +107,35 @@ def _write(directory: Path, owner: str, now: float) -> None:
     write_json(directory / LEASE, asdict(mine), durable=False)
 
 
+def discard(directory: Path) -> None:
+    """Remove the directory of an artifact if it holds nothing, not even a lease."""
+    with suppress(OSError), _locked(directory):
+        if os.listdir(directory) == [_LOCK]:
+            (directory / _LOCK).unlink()
+            directory.rmdir()  # not if somebody makes the lock anew meanwhile
+
+
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    with open(directory / ".lease.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _locked(directory: Path, make: bool = False) -> Iterator[None]:
+    """The lock of a directory that may be discarded at any time; `make`: it is made anew then."""
+    path = directory / _LOCK
+    while True:
+        if make:
+            directory.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(path, "w")
+        except FileNotFoundError:
+            if make:
+                continue
+            raise
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _same(file.fileno(), path):
+                yield
+                return
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False

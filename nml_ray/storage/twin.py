@@ -3,6 +3,7 @@
 <kind>/<digest>/record.json                          written last; its `files` has the sha256 of files.json
 <kind>/<digest>/<attempt>/attempt.json               the attempt has begun
 <kind>/<digest>/<attempt>/files.json                 all files of the artifact
+removed/<name>.json                                  artifacts that were removed (see `forget_removed`)
 <kind>/<digest>/<attempt>/bundles, held              what exists before the artifact does (see `bundle`)
 
 An object store's libraries offer no "create unless it exists" that all stores have: of two attempts that finish within
@@ -13,14 +14,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from nml_ray.config.errors import UserError
-from nml_ray.storage import remote
+from nml_ray.storage import atomic, remote
 from nml_ray.storage.atomic import json_bytes, write_bytes, write_json
 from nml_ray.storage.bundle import FOLDER, HELD, Bundles, Entry, bring, files_json, parse_files
 from nml_ray.storage.mirror import Mirror, mirror_at, mirror_of
@@ -28,6 +30,7 @@ from nml_ray.storage.patience import Patience
 
 RESULT = "result"  # the bundle of what a worker leaves for the driver to finish
 CHECKPOINTS, BEST, FED, SHARDS = "checkpoints/", "best/", "fed/", "shards/"  # bundles' names begin so
+REMOVED = "removed"
 _TOLD_EVERY = 10.0  # seconds between two uploads of progress
 _LISTED = ".files.json"
 _OWN = {"attempt.json", "progress.json", "failure.json", "error.log", "files.json"}
@@ -198,6 +201,26 @@ def bring_directory(directory: Path) -> None:
         target = directory / one.name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, remote.read(mirror.at(target)), durable=False)
+
+
+def tell_removed(mirror: Mirror, removed: Iterable[tuple[str, str, str]]) -> None:
+    """Say, before it is done, which artifacts (kind, digest, attempt) are removed: working roots keep records."""
+    remote.write(json_bytes([list(one) for one in removed]), mirror.at(mirror.root / REMOVED / f"{uuid4().hex}.json"))
+
+
+def forget_removed(mirror: Mirror) -> None:
+    """Drop the records kept here of artifacts that were removed from the object store; of each removal once."""
+    for name in remote.names(mirror.at(mirror.root / REMOVED)):
+        heard = mirror.root / REMOVED / name
+        if heard.exists():
+            continue
+        removed = json.loads(remote.read(mirror.at(heard)))
+        for kind, digest, attempt in removed:
+            record = mirror.root / kind / digest / "record.json"
+            if (kept := atomic.read_json(record)) and kept["attempt"] == attempt:
+                record.unlink(missing_ok=True)
+        heard.parent.mkdir(exist_ok=True)
+        write_json(heard, removed)
 
 
 def keep_record(mirror: Mirror, directory: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,7 @@ def run(
         if name in plan:
             assert links is not None
             outcome.artifacts[name] = _link(plan[name], data, links / name)
-    for name, planned in plan.items():
-        if planned.state == "cached":
-            found = context.store.artifact(planned.stage.kind, planned.digest)
-            assert found is not None
-            outcome.artifacts[name] = found
+    plan = _looked_at_again(plan, context.store, outcome)
     heard(outcome)
     lacking = {name: planned.stage for name, planned in plan.items() if planned.state == "to do"}
     schedule = Schedule(batches_of(lacking))
@@ -130,6 +126,23 @@ def run(
     if outcome.left_out:
         heard(outcome)
     return outcome
+
+
+def _looked_at_again(plan: Mapping[str, Planned], store: Store, outcome: Outcome) -> dict[str, Planned]:
+    """The plan, with what was removed since it was made to do again; what is there goes to the outcome.
+
+    Who removes an artifact hides it, then looks which studies refer to it (see `garbage_removal`); here the study has
+    said so before, and looks now. So one of the two notices.
+    """
+    store.hear()
+    now = dict(plan)
+    for name, planned in plan.items():
+        if planned.state == "cached":
+            if found := store.artifact(planned.stage.kind, planned.digest):
+                outcome.artifacts[name] = found
+            else:
+                now[name] = replace(planned, state="to do")
+    return now
 
 
 def _leave_out(planned: Planned, outcome: Outcome) -> bool:

@@ -65,9 +65,14 @@ def _row(trial: TrialOutcome, swept: Swept) -> dict[str, Any]:
 
 def artifacts_of(table: Path, kind: str) -> list[str]:
     """The digests of a kind that the trials of a table have made, each once."""
+    made = [name.split("/") for name in all_artifacts_of(table)]
+    return [digest for found, digest in made if found == kind]
+
+
+def all_artifacts_of(table: Path) -> list[str]:
+    """All that the trials of a table have made, as kind/digest, each once."""
     rows = pq.read_table(table, columns=["artifacts"]).to_pylist()
-    made = [tuple(artifact.split("/")) for row in rows for _, artifact in row["artifacts"]]
-    return list(dict.fromkeys(digest for found, digest in made if found == kind))
+    return list(dict.fromkeys(name for row in rows for _, name in row["artifacts"]))
 
 
 def summary(swept: Swept, table: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """The sweep of heads: its trials, what one trial does, and the choice among them."""
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,19 +34,32 @@ def head_trials(
     A fit computes on one thread whatever the process is set to, so the number of threads is no part of its digest; a
     task and a fraction are where there is one.
     """
-    trials = []
+    place = {"store": carried(store.root), "features": carried(features.path)}
+    return [
+        Trial(f"{prefix}/{name}", digest, {**place, **what})
+        for name, digest, what in _identified(settings, features.digest, task)
+    ]
+
+
+def trial_digests(settings: HeadsSettings, features: str, task: Mapping[str, Any] = splits.PLAIN) -> list[str]:
+    """The digests of `head_trials`, given that of the features' artifact."""
+    return [digest for _, digest, _ in _identified(settings, features, task)]
+
+
+def _identified(
+    settings: HeadsSettings, features: str, task: Mapping[str, Any]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name, digest, and what is fitted, of every trial."""
     part = {name: value for name, value in task.items() if name != "ood"}  # read with the chosen heads only
     for share in settings.fractions:
-        what = {**({"task": part} if part else {}), **({"fraction": share} if share != "1" else {})}
+        more = {**({"task": part} if part else {}), **({"fraction": share} if share != "1" else {})}
         for number, setting in enumerate(settings.expand()):
             data = setting.model_dump(mode="json")
             for seed in settings.seeds:
-                identity = {"version": VERSION, "features": features.digest, "setting": data, "seed": seed, **what}
-                place = {"store": carried(store.root), "features": carried(features.path)}
+                what = {"setting": data, "seed": seed, **more}
+                digest = digest_of({"version": VERSION, "features": features, **what})[:16]
                 thinned = f"/{share}" if share != "1" else ""
-                name = f"{prefix}/{search_name(setting.head, setting.preset)}{thinned}/{number}/seed-{seed}"
-                trials.append(Trial(name, digest_of(identity)[:16], {**place, "setting": data, "seed": seed, **what}))
-    return trials
+                yield f"{search_name(setting.head, setting.preset)}{thinned}/{number}/seed-{seed}", digest, what
 
 
 def fit_trial(trial: Trial) -> None:

@@ -7,6 +7,7 @@ a link is a copy, everyone makes their own.
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nml_ray.features.config import ExtractSettings
@@ -34,7 +35,8 @@ def take(task: Task, images: Path, splits: Sequence[str], store: Store) -> None:
         # the sums last: with them a shard is there
         for file in sorted((source.path / found.record["split"]).glob("*"), key=lambda path: path.suffix == ".npz"):
             if not (target / file.name).exists():
-                os.link(file, target / file.name)
+                with suppress(FileNotFoundError):  # removed meanwhile: then it is made
+                    os.link(file, target / file.name)
 
 
 def offer(task: Task, images: Path, splits: Sequence[str], store: Store) -> None:
