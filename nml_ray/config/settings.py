@@ -1,10 +1,11 @@
 """The base of every typed settings model, and the scalar types that settings share."""
 
 import re
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 
 class Settings(BaseModel):
@@ -31,6 +32,17 @@ def exact_ratio(value: Any) -> str:
     return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")
 
 
-Ratio = Annotated[str, BeforeValidator(exact_ratio)]
+def short_form(other: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """For `json_schema_extra` of a model that YAML may also give in another form: the JSON Schema takes both."""
+
+    def widen(schema: dict[str, Any]) -> None:
+        whole = dict(schema)
+        schema.clear()
+        schema["anyOf"] = [whole, dict(other)]
+
+    return widen
+
+
+Ratio = Annotated[str, BeforeValidator(exact_ratio), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Count = Annotated[int, Field(ge=1)]

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from nml_ray.config.document import plain
-from nml_ray.config.settings import Settings
+from nml_ray.config.settings import Settings, short_form
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 DIGITS = 6
@@ -16,6 +16,8 @@ DIGITS = 6
 
 class Space(Settings):
     """The values that a field may be given; one of these."""
+
+    model_config = ConfigDict(json_schema_extra=short_form({"type": "array", "minItems": 1}))
 
     choice: Annotated[list[Any], Field(min_length=1)] | None = None
     """Values, each as likely; a plain list means the same."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from nml_ray.config.errors import UserError
-from nml_ray.config.settings import Count, Ratio, Seed, Settings
+from nml_ray.config.settings import Count, Ratio, Seed, Settings, short_form
 from nml_ray.storage.digest import digest_of_file
 
 NoiseKind = Literal["symmetric", "asymmetric", "transition", "caption_swap", "file"]
@@ -176,6 +176,8 @@ class NoiseArm:
 
 class OrderSettings(Settings):
     """In which order an epoch feeds its samples; in YAML also just the kind: `order: lanes`."""
+
+    model_config = ConfigDict(json_schema_extra=short_form({"enum": ["full", "lanes"]}))
 
     kind: Literal["full", "lanes"] = "full"
     """full: a keyed shuffle of all samples (local shards); lanes: sequential reading along lanes (object stores)."""

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from nml_ray.config.settings import Count, Settings
+from nml_ray.config.settings import Count, Settings, short_form
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -36,6 +36,8 @@ class OptimiserSettings(Settings):
 
 class LossSettings(Settings):
     """What is minimised; in YAML also just the kind: `loss: bce`."""
+
+    model_config = ConfigDict(json_schema_extra=short_form({"enum": ["cross_entropy", "bce"]}))
 
     kind: Literal["cross_entropy", "bce"] = "cross_entropy"
     """`cross_entropy`: softmax over the classes; `bce`: each class against the rest, by binary cross-entropy."""

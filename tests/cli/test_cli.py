@@ -11,6 +11,7 @@ import yaml
 
 from nml_ray.cli.main import COMMANDS, call
 from nml_ray.cli.options import examples
+from nml_ray.config.document import load
 
 LEDGER = """
 name: tiny
@@ -163,6 +164,16 @@ def test_schema_is_json_with_descriptions(capsys: pytest.CaptureFixture[str]) ->
     assert call(["schema", "job"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["properties"]["threads"]["description"].startswith("Threads of every process")
+
+
+def test_the_schema_of_job_files_takes_every_shipped_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["schema", "job"]) == 0
+    validator = jsonschema.Draft202012Validator(json.loads(capsys.readouterr().out))
+    for path in sorted(examples("jobs").rglob("*.yaml")):
+        validator.validate(load(path).data)
+    assert validator.is_valid({"name": "a", "pretrain": {"order": "lanes", "loss": "bce"}})
+    assert not validator.is_valid({"name": "a", "pretrain": {"order": "lane"}})
+    assert not validator.is_valid({"name": "a", "noise": {"ratios": [2]}})
 
 
 def test_index_reports_what_it_found(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
