@@ -26,7 +26,7 @@ REMOVE_VENV := rm -rf .venv.old; mv .venv .venv.old; rm -rf .venv.old
 PYTEST := .venv/bin/python -m pytest
 HEAVY := browser or slow or kill or netns or slurm
 
-.PHONY: help install demo lint test-fast test test-heavy test-all lock clean distclean FORCE
+.PHONY: help install demo lint test-fast test test-heavy test-all docs lock clean distclean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 14
@@ -53,6 +53,9 @@ test-heavy: $(STAMP) ## only what `make test` leaves out: Chromium, kills, names
 	@$(PYTEST) -m "$(HEAVY)"
 
 test-all: test test-heavy ## everything
+
+docs: $(STAMP) ## write docs/reference/ anew from the settings and the commands
+	@.venv/bin/python docs/generate.py
 
 lock: ## write requirements.lock anew (needs uv)
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = (
     "help",
+    "docs",
     "install",
     "demo",
     "lint",

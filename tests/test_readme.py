@@ -33,6 +33,7 @@ def newcomer(tmp_path, monkeypatch) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (70, 80, 3), dtype=np.uint8)).save(path)
     task_layouts.dtd(tmp_path / "downloads")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     return small_icons(tmp_path / "icons")
 
@@ -40,7 +41,7 @@ def newcomer(tmp_path, monkeypatch) -> str:
 def made_small(command: list[str], icons: str) -> list[str]:
     if command[0] == "doctor":
         return [*command, *(word for setting in OWN for word in ("--set", setting))]
-    if command[0] != "run":
+    if command[0] not in ("run", "submit"):
         return command
     own = any(word.startswith("data=") for word in command)
     settings = (*SMALL, *(OWN if own else (icons, *DEMO)))
@@ -49,7 +50,10 @@ def made_small(command: list[str], icons: str) -> list[str]:
 
 
 def test_every_command(newcomer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert {command[0] for command in COMMANDS} >= {"run", "plan", "init", "data", "doctor", "audit", "tasks"}
+    assert {command[0] for command in COMMANDS} >= {
+        *("run", "plan", "init", "data", "doctor", "audit", "tasks"),
+        *("submit", "list", "logs", "stop"),
+    }
     for command in COMMANDS:
         code = call(made_small(command, newcomer))
         assert code == 0, f"nml-ray {shlex.join(command)}: {capsys.readouterr().err}"

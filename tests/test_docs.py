@@ -1,0 +1,228 @@
+"""The documentation: its commands are run as they stand there, its links lead somewhere, its reference is the code's.
+
+A page is gone through from its top in a directory such as a reader has; work is made small and goes without Ray. What
+is submitted to this machine is submitted; for other clusters, which are not here, what would be sent is rendered.
+"""
+
+import contextlib
+import itertools
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+from docs import generate
+from nml_ray.cli.main import call, cli
+from nml_ray.cli.options import find_job
+from nml_ray.cli.submitting import find_cluster
+from nml_ray.cluster import registry
+from nml_ray.cluster.ask import standing
+from nml_ray.cluster.config import read_cluster
+from nml_ray.study.job import read_job
+from tests import task_layouts
+from tests.small_icons import small_icons
+from tests.submitted import code_directory, until
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+TEXTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [path for path in TEXTS[1:] if path.parent != generate.REFERENCE]
+OF_A_JOB = ("run", "plan", "submit", "ledger", "doctor")
+OF_SUBMISSIONS = ("list", "status", "logs", "stop")
+ELSEWHERE = "s3://bucket/"  # a bucket that is not here: commands that name it are only parsed
+STOPPED = 130
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def shell_lines(path: Path) -> list[str]:
+    """The lines of a page's shell blocks."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Every `nml-ray` line of a page, as words after the first."""
+    lines = [line.partition(" > ")[0] for line in shell_lines(path) if line.startswith("nml-ray ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def examples() -> Iterator[list[str]]:
+    """Every example of the reference of commands: what helps say beside a command, after blanks, is no part of it."""
+    for line in re.findall(r"^    (nml-ray .*)$", (generate.REFERENCE / "commands.md").read_text(), re.MULTILINE):
+        if not re.search(r"\[OPTIONS\]|\{job\|", line):
+            for part in re.split(r" && ", re.split(r"  +| > ", line)[0]):
+                yield shlex.split(part)[1:]
+
+
+def parsed(words: list[str]) -> None:
+    """What click says of a command line; nothing is run."""
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group) and words:
+        name, *words = words
+        found = command.get_command(context, name)
+        assert found, f"no command {name}"
+        command = found
+    command.make_context("nml-ray", list(words))
+
+
+def test_the_reference_is_what_the_code_says():
+    there = {path.name: path.read_text(encoding="utf-8") for path in generate.REFERENCE.iterdir()}
+    pages = generate.pages()
+    assert set(there) == set(pages)
+    old = [name for name, text in pages.items() if there[name] != text]
+    assert not old, f"docs/reference: {', '.join(old)} are older than the code: make docs"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_links_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        found = (path.parent / target).resolve() if target else path
+        assert found.exists(), f"{target} is not there"
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(generate.anchor, titles), f"{target} has no heading #{anchor}"
+
+
+def test_every_page_is_on_the_map_and_says_what_it_is_for():
+    text = (DOCS / "README.md").read_text(encoding="utf-8")
+    for path in PAGES[1:]:
+        assert f"({path.relative_to(DOCS).as_posix()})" in text
+        first = path.read_text(encoding="utf-8").split("\n\n")[1]
+        assert first.startswith(("What this page is for", "How to", "What to do", "This page"))
+
+
+def test_every_example_file_is_mentioned():
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    shipped = [*(ROOT / "jobs").rglob("*.yaml"), *(ROOT / "cluster").glob("*.yaml")]
+    assert len(shipped) > 20
+    assert [name for name in map(name_of, shipped) if f"/{name})" not in text] == []
+
+
+def test_what_is_typed_is_nml_ray_or_a_target_of_make():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for path in PAGES:
+        for line in shell_lines(path):
+            assert line.startswith("nml-ray ") or line.removeprefix("make ") in targets, f"{name_of(path)}: {line}"
+
+
+def test_every_command_line_parses():
+    lines = [line for path in PAGES for line in commands(path)]
+    shown = list(examples())
+    assert len(lines) > 40
+    assert len(shown) > 40
+    for line in (*lines, *shown):
+        parsed(line)
+
+
+def test_every_command_in_passing_is_one():
+    for path in TEXTS:
+        for span in re.findall(r"`nml-ray ([^`]+)`", path.read_text(encoding="utf-8")):
+            words = shlex.split(span)
+            if not words[0].isupper():
+                with contextlib.suppress(click.MissingParameter):
+                    parsed(words)
+
+
+@pytest.fixture(scope="module")
+def icons(tmp_path_factory) -> Path:
+    """A cut of the icons, a directory for each split."""
+    root: Path = tmp_path_factory.mktemp("icons")
+    small_icons(root)
+    return root
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch, icons) -> None:
+    """A directory with the example files, photos, a set as distributed, features, weights and shards."""
+    place = tmp_path / "place"
+    for examples in ("jobs", "cluster"):
+        shutil.copytree(ROOT / examples, place / examples)
+    shutil.copy(ROOT / "cluster/address.yaml", place / "lab.yaml")
+    shutil.copytree(icons, place / "data")
+    code_directory(place / "features")
+    generator = np.random.default_rng(0)
+    for number in range(24):
+        path = place / "photos" / f"kind-{number % 3}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (70, 80, 3), dtype=np.uint8)).save(path)
+    task_layouts.dtd(place / "downloads")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(place)
+
+
+def weights(path: Path) -> None:
+    """Of the encoder that a page has weights of."""
+    import timm
+    from safetensors.torch import save_file
+
+    path.parent.mkdir()
+    save_file(timm.create_model("resnet18").state_dict(), path)
+
+
+def small(words: list[str]) -> list[str]:
+    """The settings that make a job's work small, whatever job it is."""
+    given = tuple(after for word, after in itertools.pairwise(words) if word == "--set")
+    job, _ = read_job(find_job(words[1]), given)
+    settings = ["threads=1"]
+    if job.data and job.data.icons:
+        splits = ("pretrain", "train", "validation", "test", "ood")
+        settings.append(f"data={{shards: {{{', '.join(f'{split}: data/{split}' for split in splits)}}}}}")
+    if job.pretrain:
+        settings += ["pretrain.epochs=1", f"pretrain.batch={128 if job.data and job.data.icons else 8}"]
+        settings += ["pretrain.encoder.width=2"] * (job.pretrain.encoder.name == "small_resnet")
+    if job.heads:
+        settings.append("heads.seeds=[0]")
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def kind_of(cluster: str) -> str:
+    return read_cluster(find_cluster(cluster))[0].kind
+
+
+def as_run(words: list[str]) -> list[str] | None:
+    """The command that is run here for one of a page; None for what takes a cluster or bucket that is not here."""
+    name = words[0]
+    if any(word.startswith(ELSEWHERE) for word in words):
+        return None
+    if name in OF_SUBMISSIONS:
+        return words if registry.known() else None
+    if name == "submit" and kind_of(cluster := words[words.index("--cluster") + 1]) != "local":
+        job, *rest = [word for word in words[1:] if word not in ("--cluster", cluster, "--follow")]
+        return ["cluster", "render", cluster, job, *rest]
+    if name == "cluster" and words[1] != "render" and kind_of(words[2]) != "local":
+        return None
+    if name in OF_A_JOB:
+        return [*words, *small(words), *(["--inline"] if name in ("run", "submit") else [])]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("path", [path for path in PAGES if commands(path)], ids=name_of)
+def test_every_command_of_a_page(path, capsys):
+    if path.name == "own_encoder.md":
+        weights(Path("weights/resnet18.safetensors"))
+    stopped = False
+    for words in commands(path):
+        if (run := as_run(words)) is None:
+            parsed(words)
+            continue
+        code = call(run)
+        said = capsys.readouterr()
+        stopped = words[0] == "stop" or (stopped and words[0] != "submit")
+        fine = (0, STOPPED) if stopped and words[0] == "logs" else (0,)
+        assert code in fine, f"nml-ray {shlex.join(words)}: {code}, {said.out[-2000:]} {said.err}"
+    until(lambda: all(standing(submission).status.ended for submission in registry.known()))
