@@ -78,7 +78,7 @@ def prepare(
     job_file = find_job(job)
     settings, document = read_job(job_file, assignments)
     chosen, cluster_document = open_cluster(cluster)
-    where = _storage_place(storage, chosen, cluster_document, document)
+    where = storage_place(storage, chosen, cluster_document, document)
     place = _storage(storage or chosen.storage or settings.run.storage, where, chosen)
     leave = [Path(os.path.abspath(text)) for text in (settings.run.storage, str(place)) if "://" not in text]
     collected = collect(chosen.code, job_file, leave)
@@ -100,7 +100,8 @@ def prepare(
     return Prepared(backend_of(chosen), submission, collected.package, settings.model_copy(update={"run": run}))
 
 
-def _storage_place(storage: str | None, cluster: ClusterSettings, cluster_document: Document, job: Document) -> str:
+def storage_place(storage: str | None, cluster: ClusterSettings, cluster_document: Document, job: Document) -> str:
+    """The flag or setting that names a submission's storage, for messages."""
     if storage is not None:
         return "--storage"
     return cluster_document.where(("storage",)) if cluster.storage else job.where(("run", "storage"))
