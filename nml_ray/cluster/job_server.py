@@ -236,7 +236,8 @@ class JobServer:
     def _data(self, answer: requests.Response) -> dict[str, Any]:
         if data := _json(answer):
             return data
-        raise UserError("something answers that is no Ray dashboard", where=self.address, expected=_REACHABLE)
+        # It was greeted as a Ray dashboard: a connection that breaks within the headers leaves a 200 without a body.
+        raise Unreachable("breaks the connection off within an answer", where=self.address, expected=_REACHABLE)
 
 
 _REACHABLE = (

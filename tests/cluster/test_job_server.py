@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import requests
 
 from nml_ray.cluster import job_server
-from nml_ray.cluster.job_server import JobServer
+from nml_ray.cluster.job_server import JobServer, Unreachable
 from nml_ray.config.errors import UserError
 
 
@@ -108,6 +109,14 @@ def test_another_version_of_ray():
 def test_no_http():
     with saying(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
         assert "speaks no HTTP" in refusal(f"http://127.0.0.1:{port}")
+
+
+def test_a_connection_that_breaks_within_the_headers_may_pass(monkeypatch):
+    with answering(200, "") as address:
+        server = JobServer(address)
+        monkeypatch.setattr(server, "_greet", lambda: setattr(server, "_session", requests.Session()))
+        with pytest.raises(Unreachable, match="breaks the connection off within an answer"):
+            server.job("demo-1")
 
 
 def test_silence(monkeypatch):

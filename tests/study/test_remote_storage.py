@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 JOB = """
 name: small
 data:
-  shards: {{pretrain: "{data}/pretrain", train: "{data}/train", validation: "{data}/train", test: "{data}/train"}}
+  shards: {{pretrain: "{data}/pretrain", train: "{data}/train", validation: "{data}/train", test: "{data}/test"}}
 noise: {{ratios: [0, 0.25]}}
 pretrain:
   epochs: 3
@@ -38,7 +38,7 @@ run: {{storage: "{storage}", scratch: "{scratch}", checkpoint_steps: 2, trackers
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     directory = tmp_path_factory.mktemp("data")
-    for split, first in (("pretrain", 0), ("train", 100)):
+    for split, first in (("pretrain", 0), ("train", 100), ("test", 200)):
         samples = [Sample(f"{split}{i}", picture(first + i, "png", (20, 18)), "png", i % 4) for i in range(48)]
         write_shards(samples, directory / split, samples_per_shard=12, classes=["a", "b", "c", "d"])
     return directory
