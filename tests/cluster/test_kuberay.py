@@ -248,10 +248,10 @@ def test_too_much_code_is_refused_with_the_largest_files(tmp_path):
 
 
 def test_storage_on_a_volume_is_fine():
-    cluster = cluster_with(volumes={"/work": "claim"}).cluster
+    cluster = cluster_with(volumes={"/shared": "claim"}).cluster
     check_settings(cluster, "/shared/runs")
     with pytest.raises(UserError, match="ends with the pods"):
-        check_settings(cluster, "/workshop")
+        check_settings(cluster, "/sharedelsewhere")
 
 
 @pytest.mark.long
