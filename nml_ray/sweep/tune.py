@@ -19,7 +19,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.sweep.trials import Trial, TrialFunction, TrialsFailed, describe
 
 LOST_WORKERS = 2
-"""Times that a trial is begun anew because its process or machine was lost; its own exceptions are never retried."""
+"""Times at least that a trial whose process or machine was lost is begun anew; its own exceptions are never retried."""
 
 _turn = threading.Lock()  # Tune knows a process's trainables, with what they were given, by the names of their classes
 
@@ -59,7 +59,7 @@ def run_trials(
         storage: where Tune keeps its own state meanwhile; seen by all nodes.
         resources: reserved for each trial, by Ray's names.
         max_concurrent: trials at once; as many as the cluster's CPUs allow when None.
-        retries: times that a trial is begun anew because its process or machine was lost.
+        retries: times at least that a trial is begun anew because its process or machine was lost.
         done: called in this process after each trial that did not fail.
 
     Raises:
@@ -68,37 +68,57 @@ def run_trials(
     if not trials:
         return
     watch = _Watch(trials, done)
-    trainable = tune.with_parameters(_OneByOne, trials=list(trials), function=function)
-    with _turn, _quiet():
-        results = tune.Tuner(
-            tune.with_resources(trainable, tune.PlacementGroupFactory([dict(resources)])),
-            param_space={"number": tune.grid_search(list(range(len(trials))))},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent),
-            run_config=tune.RunConfig(
-                name=name,
+    left = range(len(trials))
+    for again in range(retries + 1):
+        _tune(
+            tune.with_parameters(_OneByOne, trials=list(trials), function=function),
+            left,
+            tune.PlacementGroupFactory([dict(resources)]),
+            tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent),
+            tune.RunConfig(
+                name=f"{name}-{again}",
                 storage_path=str(storage),
                 verbose=0,
                 callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=retries),
+                failure_config=tune.FailureConfig(max_failures=retries - again),
             ),
-        ).fit()
-    shutil.rmtree(storage / name, ignore_errors=True)
-    lost = {result.config["number"]: _last_line(result.error) for result in results if result.error}
-    reasons = {
-        trial.name: watch.outcomes.get(number) or lost.get(number, "it never ran")
-        for number, trial in enumerate(trials)
-        if watch.outcomes.get(number, "lost") != ""
-    }
+        )
+        # Tune gives a trial up whose machine is lost while it waits to be begun anew (a loss is told twice, by the
+        # call and by the process), whatever max_failures says
+        left = [number for number in left if number not in watch.outcomes]
+        if not left:
+            break
+    reasons = {number: watch.lost.get(number, "it never ran") for number in left}
+    reasons |= {number: reason for number, reason in watch.outcomes.items() if reason}
     if reasons:
-        raise TrialsFailed(reasons)
+        raise TrialsFailed({trials[number].name: reasons[number] for number in sorted(reasons)})
+
+
+def _tune(
+    trainable: Any,
+    numbers: Sequence[int],
+    resources: tune.PlacementGroupFactory,
+    scheduling: tune.TuneConfig,
+    run: tune.RunConfig,
+) -> None:
+    with _turn, _quiet():
+        tune.Tuner(
+            tune.with_resources(trainable, resources),
+            param_space={"number": tune.grid_search(list(numbers))},
+            tune_config=scheduling,
+            run_config=run,
+        ).fit()
+    shutil.rmtree(Path(str(run.storage_path), str(run.name)), ignore_errors=True)
 
 
 class _Watch(tune.Callback):
-    """Follows the trials from the driver: `outcomes` maps a trial that has ended to why it failed, or ""."""
+    """Follows the trials from the driver: `outcomes` maps a trial that has ended to why it failed, or ""; `lost` maps
+    one that Tune has given up to how its process ended."""
 
     def __init__(self, trials: Sequence[Trial], done: Callable[[Trial], None]) -> None:
         self.outcomes: dict[int, str] = {}
+        self.lost: dict[int, str] = {}
         self._trials = trials
         self._done = done
 
@@ -107,6 +127,9 @@ class _Watch(tune.Callback):
         self.outcomes[number] = reason
         if not reason:
             self._done(self._trials[number])
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.lost[trial.config["number"]] = _last_line(Path(trial.error_file).read_text())
 
 
 class _OneByOne(tune.Trainable):
@@ -130,9 +153,8 @@ class _OneByOne(tune.Trainable):
         return {"reason": reason, "done": True}
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _last_line(text: str) -> str:
+    return [line.strip() for line in text.splitlines() if line.strip()][-1]
 
 
 @contextmanager

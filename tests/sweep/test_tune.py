@@ -14,6 +14,8 @@ from nml_ray.sweep.trials import Trial, TrialsFailed, run_inline
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
+LOST = {"lost": 1, "given-up": 3, "deadly": 99}  # how often a process is killed; Tune alone gives up after 3
+
 SETTINGS = HeadsSettings.model_validate(
     {
         "seeds": [0, 1],
@@ -54,19 +56,23 @@ def test_failures_are_named_and_a_lost_process_is_replaced(tmp_path: Path, capfd
 
     def work(trial: Trial) -> None:
         begun = Path(folder, f"{trial.name}.begun")
-        if trial.name == "lost" and not begun.exists():
-            begun.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if trial.name in LOST:
+            begun.write_text(f"{begun.read_text() if begun.exists() else ''}x")
+            if len(begun.read_text()) <= LOST[trial.name]:
+                os.kill(os.getpid(), signal.SIGKILL)
         if trial.name.startswith("bad"):
             raise ValueError(f"no good: {trial.payload['why']}")
         Path(folder, f"{trial.name}.done").touch()
 
-    trials = [Trial(name, name, {"why": name.upper()}) for name in ("one", "bad-1", "lost", "bad-2", "two")]
+    trials = [Trial(name, name, {"why": name.upper()}) for name in ("one", "bad-1", *LOST, "bad-2", "two")]
     with pytest.raises(TrialsFailed) as caught:
         run_trials(trials, work, name="failing", storage=tmp_path / "ray")
+    deadly = caught.value.reasons.pop("deadly")
+    assert "SIGKILL" in deadly or "died" in deadly
     assert caught.value.reasons == {
         "bad-1": "ValueError: no good: BAD-1",
         "bad-2": "ValueError: no good: BAD-2",
     }
-    assert sorted(path.name for path in tmp_path.glob("*.done")) == ["lost.done", "one.done", "two.done"]
+    assert sorted(path.name for path in tmp_path.glob("*.done")) == ["given-up.done", "lost.done", "one.done", "two.done"]
+    assert [path.name for path in tmp_path.glob("ray/*")] == []
     assert "Traceback" not in "".join(capfd.readouterr())
