@@ -1,4 +1,4 @@
-"""Removal of what no study refers to, on real storages: beside runs that begin, killed, on an object store."""
+"""Removal of what no study refers to, on a file system: beside runs that begin, and killed."""
 
 import os
 import signal
@@ -9,64 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from nml_ray.cli.main import call
 from nml_ray.config.errors import UserError
-from nml_ray.storage import lease, patience, remote, remote_lease
+from nml_ray.storage import lease
 from nml_ray.storage.artifact import Store
-from nml_ray.storage.atomic import write_json
-from nml_ray.storage.mirror import working_root
-from nml_ray.storage.patience import Patience
 from nml_ray.study.garbage_removal import look, remove
 from nml_ray.study.garbage_scan import named, ray_directories, scan
-from tests.object_store import Bucket, Fault
+from tests.study.garbage_storage import digest, grow_old, make, study, there, two_arms
 from tests.study.sweep_jobs import RATE, job_of, quiet
-
-OLD = time.time() - 10 * 86400
-
-
-def digest(number: int) -> str:
-    return f"{number:016x}"
-
-
-def make(store: Store, kind: str, number: int, size: int = 100, finished: bool = True, **facts) -> Path:
-    """An artifact, ten days old."""
-    attempt = store.attempt(kind, digest(number), **facts)
-    (attempt.path / "deep").mkdir()
-    (attempt.path / "deep/data").write_bytes(b"x" * size)
-    if finished:
-        attempt.finish()
-    grow_old(store)
-    return attempt.path
-
-
-def grow_old(store: Store) -> None:
-    for path in store.root.rglob("*"):
-        if path.is_file():
-            os.utime(path, (OLD, OLD), follow_symlinks=False)
-
-
-def study(store: Store, name: str, *keys: tuple[str, int]) -> Path:
-    directory = store.root / "studies" / name
-    directory.mkdir(parents=True, exist_ok=True)
-    entries = {f"{kind}/{number}": {"kind": kind, "digest": digest(number), "state": "to do"} for kind, number in keys}
-    write_json(directory / "stages.json", entries)
-    return directory
-
-
-def there(store: Store) -> set[tuple[str, int]]:
-    return {(one.kind, int(one.digest, 16)) for one in scan(store) if one.files}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Two arms of which a study names one, with what they were made from, and leftovers."""
-    store = Store(tmp_path / "runs")
-    make(store, "shards", 1)
-    for number in (2, 3):
-        make(store, "pretrain", number, inputs={"shards": f"shards/{digest(1)}"})
-        make(store, "extract", number + 10, inputs={"encoder": f"pretrain/{digest(number)}"})
-    study(store, "s", ("extract", 12))
-    return store
+    return two_arms(tmp_path / "runs")
 
 
 def test_what_no_study_refers_to_goes_and_the_rest_is_whole(store: Store) -> None:
@@ -250,40 +204,6 @@ def test_a_kill_anywhere_leaves_no_artifact_in_parts_and_the_next_removal_ends_i
     assert kills > 10
 
 
-def test_the_command_lists_and_removes_only_when_told(store: Store, capsys) -> None:
-    assert call(["gc", "--storage", str(store.root)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told[:2]] == [f"extract/{digest(13)}", f"pretrain/{digest(3)}"]
-    assert "10.0 days" in told[0] and told[2].startswith("2 to remove, ") and told[2].endswith("--remove does it")
-    assert len(there(store)) == 5
-    assert call(["gc", "--storage", str(store.root), "--older-than", "11", "--remove"]) == 0
-    assert capsys.readouterr().out == "0 to remove, 0 B\n" and len(there(store)) == 5
-    assert call(["gc", "--storage", str(store.root), "--remove"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("2 removed, ") and len(there(store)) == 3
-    assert call(["gc", "--storage", str(store.root / "none")]) == 2
-    assert "no directory" in capsys.readouterr().err
-
-
-def test_records_of_submissions_go_only_when_told(store: Store, capsys) -> None:
-    now = time.time()
-    beat = {"attempt": 1, "host": "far", "pid": 1, "process": 1, "started": OLD, "message": ""}
-    for id, state in (
-        ("old", {"state": "failed", "heartbeat": OLD, "exit_code": 1, "ended": OLD}),
-        ("new", {"state": "succeeded", "heartbeat": now, "exit_code": 0, "ended": now}),
-        ("alive", {"state": "running", "heartbeat": now}),
-        ("lost", {"state": "running", "heartbeat": OLD}),
-    ):
-        (store.root / "submissions" / id / "driver").mkdir(parents=True)
-        (store.root / "submissions" / id / "submission.json").write_text("{}")
-        write_json(store.root / "submissions" / id / "status.json", {**beat, **state})
-    (store.root / "submissions" / "queued").mkdir()
-    assert call(["gc", "--storage", str(store.root), "--remove"]) == 0
-    assert len(os.listdir(store.root / "submissions")) == 5
-    assert call(["gc", "--storage", str(store.root), "--remove", "--submissions"]) == 0
-    assert sorted(os.listdir(store.root / "submissions")) == ["alive", "new", "queued"]
-    assert "2 removed" in capsys.readouterr().out
-
-
 def test_taking_a_lease_goes_on_while_its_directory_is_removed(tmp_path: Path) -> None:
     directory = tmp_path / "pretrain" / digest(1)
     errors = []
@@ -303,119 +223,3 @@ def test_taking_a_lease_goes_on_while_its_directory_is_removed(tmp_path: Path) -
     for thread in threads:
         thread.join()
     assert errors == [] and not directory.exists()
-
-
-@pytest.fixture
-def machine(bucket: Bucket, tmp_path: Path, monkeypatch):
-    """The store of a bucket as a machine of that name sees it."""
-    for name in ("PATIENCE", "QUICK"):
-        monkeypatch.setattr(patience, name, Patience(first=0.01, most=0.02, total=0.5))
-    monkeypatch.setattr(remote_lease, "QUICK", patience.QUICK)
-    return lambda name: Store(working_root(str(bucket.at("runs")), str(tmp_path / name)))
-
-
-def put_study(store: Store, *keys: tuple[str, int]) -> None:
-    data = (study(store, "s", *keys) / "stages.json").read_bytes()
-    remote.write(data, store.mirror.at(store.root / "studies/s/stages.json"))
-
-
-def make_there(store: Store, kind: str, number: int, **facts) -> None:
-    attempt = store.attempt(kind, digest(number), **facts)
-    (attempt.path / "data").write_bytes(b"x" * 100)
-    attempt.finish()
-
-
-def whole_there(store: Store) -> bool:
-    return all(
-        remote.size_of(store.mirror.at(store.directory(one.kind, one.digest)) / entry) is not None
-        for one in scan(store)
-        if one.finished
-        for entry in (f"{store.artifact(*one.key).place.name}/{name}" for name in ("data", "files.json"))
-    )
-
-
-@pytest.mark.long
-def test_an_object_store_loses_it_for_all_machines(machine) -> None:
-    here, elsewhere = machine("here"), machine("elsewhere")
-    make_there(here, "pretrain", 1)
-    make_there(here, "pretrain", 2)
-    make_there(here, "extract", 3, inputs={"encoder": f"pretrain/{digest(1)}"})
-    put_study(here, ("extract", 3))
-    wanted = [("pretrain", digest(number)) for number in (1, 2)]
-    assert elsewhere.artifacts(wanted) == set(wanted)
-    going = look(elsewhere, 0)
-    assert [one.key for one in going.artifacts] == [("pretrain", digest(2))]
-    assert remove(elsewhere, going, 0).count == 1
-    for store in (here, elsewhere):
-        assert store.artifacts(wanted) == {wanted[0]}
-        assert there(store) == {("pretrain", 1), ("extract", 3)}
-    assert here.artifact("pretrain", digest(1)).path.is_dir() and whole_there(here)
-    make_there(here, "pretrain", 2)
-    assert elsewhere.artifacts(wanted) == set(wanted) == here.artifacts(wanted)
-
-
-@pytest.mark.long
-def test_an_object_store_that_fails_in_the_middle_leaves_no_artifact_in_parts(machine, bucket: Bucket) -> None:
-    store = machine("here")
-    put_study(store)
-    for allowed in (0, 1, 3):
-        make_there(store, "pretrain", 2)
-        left = iter(range(allowed))
-
-        def spoil(method: str, path: str, left=left) -> Fault | None:
-            counts = method == "DELETE" and "lease" not in path
-            return Fault(status=403) if counts and next(left, None) is None else None
-
-        bucket.faults.spoil = spoil
-        going = look(store, 0)
-        with pytest.raises(UserError, match="credentials"):
-            remove(store, going, 0)
-        bucket.faults.spoil = lambda method, path: None
-        assert whole_there(store)
-        for one in scan(store):
-            if not one.finished:  # younger than a day: it is another's
-                for name in one.files:
-                    remote.remove(store.mirror.at(store.directory(one.kind, one.digest)) / name)
-        remove(store, look(store, 0), 0)
-        assert there(store) == set()
-
-
-@pytest.mark.long
-def test_an_object_store_has_back_what_a_study_names_meanwhile(machine) -> None:
-    here, elsewhere = machine("here"), machine("elsewhere")
-    make_there(here, "pretrain", 2)
-    put_study(here)
-    seen = []
-
-    def begin() -> None:
-        elsewhere.hear()
-        seen.append(elsewhere.artifact("pretrain", digest(2)))
-        put_study(elsewhere, ("pretrain", 2))
-
-    done = remove(here, look(here, 0), 0, hidden=begin)
-    assert seen == [None] and done.count == 0
-    for store in (here, elsewhere):
-        assert store.artifacts([("pretrain", digest(2))]) and store.artifact("pretrain", digest(2)).path.is_dir()
-
-
-@pytest.mark.long
-def test_leftovers_on_an_object_store(machine) -> None:
-    from nml_ray.storage.bundle import Bundles
-
-    store = machine("here")
-    attempt = store.attempt("pretrain", digest(2))
-    for name in ("data", "model", "log"):
-        (attempt.path / name).write_text(name * 50)
-    bundles = Bundles(attempt.path, store.mirror.at(attempt.path))
-    bundles.publish("checkpoints/step-000000001", {"checkpoints/step-000000001/model": attempt.path / "model"})
-    bundles.publish("fed/000000001", {"fed/a": attempt.path / "log"})
-    (attempt.path / "model").unlink()
-    (attempt.path / "log").unlink()
-    attempt.finish()
-    put_study(store, ("pretrain", 2))
-    (one,) = look(store, 0).leftovers
-    assert sorted(name.split("/")[1] for name in one.leftovers) == ["bundles", "held"]
-    remove(store, look(store, 0), 0)
-    assert look(store, 0).leftovers == ()
-    found = machine("elsewhere").artifact("pretrain", digest(2))
-    assert (found.evidence() / "fed/a").read_text() == "log" * 50 and (found.path / "data").exists()
