@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from benchmarks import gpu_training
-from benchmarks.gpu_training import Clock, Enough, Figures, limit
+from benchmarks import gpu_parts, gpu_training
+from benchmarks.gpu_parts import Clock, Enough, Figures
+from benchmarks.gpu_training import limit
 
 pytestmark = pytest.mark.long
 
@@ -31,7 +32,7 @@ def test_the_whole_script(tmp_path, capsys):
 def test_the_clock_leaves_out_the_warm_up_and_the_steps_of_checkpoints(monkeypatch):
     seconds = itertools.accumulate([10.0, 1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0])  # the fifth step waits for a checkpoint
     now = [0.0]
-    monkeypatch.setattr(gpu_training.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(gpu_parts.time, "perf_counter", lambda: now[0])
     clock = Clock(seconds=8.5, warm=2)
     for now[0] in seconds:
         try:
