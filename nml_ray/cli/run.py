@@ -1,6 +1,6 @@
 """`nml-ray run`: make what a job lacks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def run(
     for line in remarks(settings):
         shown.say(line)
     try:
-        with shown.listening(), _logs_kept(settings.run.storage, submission):
+        with shown.listening(), _logs_kept(settings.run.storage, submission, shown.say):
             done = execute(settings, shown, target=target, inline=inline, address=address)
         if done.outcome.failures:
             _save_logs(done)
@@ -88,14 +88,14 @@ def run(
 
 
 @contextmanager
-def _logs_kept(storage: str, submission: str) -> Iterator[None]:
+def _logs_kept(storage: str, submission: str, say: Callable[[str], None]) -> Iterator[None]:
     """Inside, the logs of Ray's nodes go to the record of the submission that this run is, if it is one."""
     if not submission:
         yield
         return
     from nml_ray.cluster.node_logs import NodeLogs
 
-    logs = NodeLogs(storage, submission)
+    logs = NodeLogs(storage, submission, say)
     logs.begin()
     try:
         yield

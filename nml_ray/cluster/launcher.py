@@ -45,6 +45,7 @@ class Node:
     id: str
     kind: str
     address: str | None
+    trouble: str = ""
 
 
 class Cluster:
@@ -134,7 +135,7 @@ class Cluster:
             if code := _ray("down", "--yes", str(path)):
                 click.echo(f"ray down failed with exit code {code}", err=True)
             nodes = [Node(**one) for one in describe(path)["nodes"]]
-        return [f"{node.id} ({node.kind}, {node.address or 'without an address'})" for node in nodes]
+        return [f"{node.id} ({node.kind}, {node.address or node.trouble or 'without an address'})" for node in nodes]
 
     def _end_ray(self) -> list[str]:
         """`ray down` would run `ray stop` on the head, which ends everybody's Ray there, and leave the others alone."""
@@ -176,6 +177,15 @@ class Cluster:
             with self._file() as path:
                 found = describe(path)
         if not found["head"]:
+            reasons = [
+                one["trouble"] for one in found.get("nodes", ()) if one["kind"] != "worker" and one.get("trouble")
+            ]
+            if reasons:
+                raise UserError(
+                    f"the head of cluster '{self.name}' runs, and its address cannot be told ({reasons[0][:300]})",
+                    where=self.provider,
+                    expected="a provider that answers, and rights to ask it; then the same again",
+                )
             raise UserError(
                 f"cluster '{self.name}' is not up", where=self.provider, expected="nml-ray cluster up first"
             )

@@ -2,7 +2,8 @@
 
     python -m nml_ray.cluster.launcher_nodes DOCUMENT
 
-    {"head": ADDRESS or null, "auth": {...}, "nodes": [{"id": ..., "kind": "head" or "worker", "address": ...}]}
+    {"head": ADDRESS or null, "auth": {...}, "nodes": [{"id": ..., "kind": "head" or "worker", "address": ...,
+                                                         "trouble": why there is no address, where that is known}]}
 
 Nodes are those that run. Asking makes what `ray up` would make first (a pair of keys, a role, a security group), unless
 it is there.
@@ -27,11 +28,15 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     inside = bool(config["provider"].get("use_internal_ips"))
     nodes = []
     for node in provider.non_terminated_nodes({}):
-        tags = provider.node_tags(node)
-        address = None
-        with contextlib.suppress(Exception):  # one that is stopped has none
-            address = provider.internal_ip(node) if inside else provider.external_ip(node)
-        nodes.append({"id": str(node), "kind": tags.get("ray-node-type", "node"), "address": address})
+        kind = "node"
+        try:
+            kind = provider.node_tags(node).get("ray-node-type", kind)
+            address, trouble = (provider.internal_ip(node) if inside else provider.external_ip(node)), ""
+        except Exception as error:  # each provider has its library's own
+            if node not in provider.non_terminated_nodes({}):  # it has ended since
+                continue
+            address, trouble = None, f"{type(error).__name__}: {error}"
+        nodes.append({"id": str(node), "kind": kind, "address": address, "trouble": trouble})
     running = set(map(str, provider.non_terminated_nodes({"ray-node-type": "head"})))
     head = next((one["address"] for one in nodes if one["id"] in running), None)
     return {"head": head, "auth": config["auth"], "nodes": nodes}

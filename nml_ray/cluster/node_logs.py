@@ -4,14 +4,14 @@ A small actor on each node copies; the driver looks for new nodes now and then, 
 its end. Ray keeps these logs on the node alone, where they go with it.
 """
 
-import contextlib
 import json
 import os
 import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from nml_ray.storage.patience import Patience
 
 PACE, REMOTE_PACE = 10.0, 30.0  # seconds between two copies
 LOOK_FIRST, LOOK = 1.0, 30.0  # seconds between two looks for Ray, and then for new nodes
+ASKED = 5.0  # seconds for the nodes to tell how they get on
+MOST_BEGUN = 3  # times that the copying on one node is begun
 AT_LAST = 20.0  # seconds for the copies at the end
 MOST = 16 << 20  # bytes of one log; what grows beyond is left on the node
 _PIECE = 1 << 20
@@ -79,6 +81,40 @@ class Copier:
                 yield piece
 
 
+class Copying:
+    """Has a copier copy now and then, in a thread of its own, whatever happens to the storage meanwhile."""
+
+    def __init__(self, copier: Copier, pace: float) -> None:
+        self._copier, self._pace = copier, pace
+        self._trouble = ""
+        self._lock, self._over = threading.Lock(), threading.Event()
+        threading.Thread(target=self._go_on, name="logs", daemon=True).start()
+
+    def trouble(self) -> str:
+        """Why the last copy failed; "" where it did not."""
+        return self._trouble
+
+    def finish(self) -> str:
+        """Copy for the last time; why that failed, "" where it did not."""
+        self._over.set()
+        self._copy()
+        return self._trouble
+
+    def _go_on(self) -> None:
+        while not self._over.wait(self._pace):
+            self._copy()
+
+    def _copy(self) -> None:
+        with self._lock:
+            try:
+                self._copier.copy()
+                self._trouble = ""
+            except (UserError, OSError) as error:
+                self._trouble = str(error)
+            except Exception as error:  # a mistake of ours: the driver tells of it, and the thread goes on
+                self._trouble = f"{type(error).__name__}: {error}"
+
+
 class _NodeLogs:
     """The actor of a node."""
 
@@ -89,31 +125,32 @@ class _NodeLogs:
         assert node is not None
         name = f"{socket.gethostname()}-{ray.util.get_node_ip_address()}"
         record = record_of(storage, id)
-        self._copier = Copier(record, name, Path(node.get_logs_dir_path()), job)
-        self._pace = REMOTE_PACE if record.location.remote else PACE
-        self._lock, self._over = threading.Lock(), threading.Event()
-        threading.Thread(target=self._go_on, name="logs", daemon=True).start()
+        copier = Copier(record, name, Path(node.get_logs_dir_path()), job)
+        self._copying = Copying(copier, REMOTE_PACE if record.location.remote else PACE)
 
-    def finish(self) -> None:
-        """Copy for the last time."""
-        self._over.set()
-        self._copy()
+    def trouble(self) -> str:
+        """See `Copying`."""
+        return self._copying.trouble()
 
-    def _go_on(self) -> None:
-        while not self._over.wait(self._pace):
-            self._copy()
-
-    def _copy(self) -> None:
-        with self._lock, contextlib.suppress(UserError, OSError):
-            self._copier.copy()
+    def finish(self) -> str:
+        """See `Copying`."""
+        return self._copying.finish()
 
 
 class NodeLogs:
-    """The copying of all nodes' logs, from the driver's side. Trouble with it never stops the job."""
+    """The copying of all nodes' logs, from the driver's side. Trouble with it never stops the job.
 
-    def __init__(self, storage: str, id: str) -> None:
-        self._storage, self._id = storage, id
+    Args:
+        storage: of the submission's record.
+        id: of the submission.
+        say: called with a line for the user, in a thread: once for trouble, until that has passed.
+    """
+
+    def __init__(self, storage: str, id: str, say: Callable[[str], None]) -> None:
+        self._storage, self._id, self._say = storage, id, say
         self._actors: dict[str, Any] = {}
+        self._begun = Counter[str]()
+        self._told = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="node-logs", daemon=True)
 
@@ -125,24 +162,58 @@ class NodeLogs:
         """Have every node copy once more, while Ray still runs."""
         self._over.set()
         self._thread.join(AT_LAST)
-        if not self._actors:
+        if not self._actors or not _runs():
             return
-        import ray
+        try:
+            self._tell(self._ask("finish", AT_LAST))
+            import ray
 
-        with contextlib.suppress(Exception):  # where the run has ended Ray already
-            last = [actor.finish.remote() for actor in self._actors.values()]
-            ray.wait(last, num_returns=len(last), timeout=AT_LAST)
             for actor in self._actors.values():
                 ray.kill(actor)
+        except Exception as error:
+            if _runs():  # else the run has just ended Ray
+                self._tell(_words(error))
 
     def _follow(self) -> None:
+        failed = False
         while not self._over.is_set():
-            ray = sys.modules.get("ray")
-            runs = ray is not None and hasattr(ray, "is_initialized") and ray.is_initialized()
-            with contextlib.suppress(Exception):  # of a cluster that is coming up, or going
-                if ray is not None and runs:
-                    self._cover([node["NodeID"] for node in ray.nodes() if node["Alive"]])
+            if runs := _runs():
+                try:
+                    self._look()
+                    failed = False
+                except Exception as error:  # a cluster that is coming up, or going, fails once
+                    if failed and _runs():
+                        self._tell(_words(error))
+                    failed = True
             self._over.wait(LOOK if runs else LOOK_FIRST)
+
+    def _look(self) -> None:
+        import ray
+
+        self._cover([node["NodeID"] for node in ray.nodes() if node["Alive"]])
+        self._tell(self._ask("trouble", ASKED))
+
+    def _ask(self, method: str, patience: float) -> str:
+        """What all actors answer that do so in time: the first one's trouble, "" where there is none."""
+        import ray
+
+        asked = {getattr(actor, method).remote(): node for node, actor in self._actors.items()}
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=patience) if asked else ([], [])
+        troubles = []
+        for answer in ready:
+            try:
+                troubles.append(ray.get(answer))
+            except ray.exceptions.RayError as error:
+                node = asked[answer]
+                del self._actors[node]  # begun anew at the next look, if its node is still there
+                if self._begun[node] > 1:  # else the node itself may be gone, and the cluster not know it yet
+                    troubles.append(_words(error))
+        return next(filter(None, troubles), "")
+
+    def _tell(self, trouble: str) -> None:
+        if trouble and not self._told:
+            self._say(f"logs of the cluster's nodes cannot be copied to the job's record; the job goes on ({trouble})")
+        self._told = bool(trouble)
 
     def _cover(self, nodes: Sequence[str]) -> None:
         import ray
@@ -150,7 +221,20 @@ class NodeLogs:
 
         job = ray.get_runtime_context().get_job_id()
         for node in nodes:
-            if node not in self._actors:
+            if node not in self._actors and self._begun[node] < MOST_BEGUN:
                 strategy = NodeAffinitySchedulingStrategy(node, soft=False)
                 remote = ray.remote(num_cpus=0, scheduling_strategy=strategy)(_NodeLogs)
                 self._actors[node] = remote.remote(self._storage, self._id, job)
+                self._begun[node] += 1
+
+
+def _runs() -> bool:
+    """Whether Ray runs in this process, without importing it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
+
+
+def _words(error: Exception) -> str:
+    """An error of Ray's as one line: its last, which names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1][:300]

@@ -229,3 +229,22 @@ def test_the_launcher_is_asked(tmp_path, monkeypatch):
         found = describe(path)
     assert found["auth"]["ssh_user"] == "me"
     assert found["nodes"] == [] and found["head"] is None
+
+
+@pytest.mark.long
+def test_a_machine_whose_address_cannot_be_told_says_why(tmp_path, monkeypatch):
+    """Ray's launcher takes a machine of yours by a name that nobody resolves for one that runs."""
+    from ray.autoscaler._private.providers import _get_node_provider
+    from ray.autoscaler.sdk import bootstrap_config
+
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    cluster = cluster_at()
+    cluster.cluster.ray["provider"]["head_ip"] = "no-such-head.invalid"
+    cluster._make_token()
+    with cluster._file() as path:
+        config = bootstrap_config(yaml.safe_load(path.read_text()))
+        provider = _get_node_provider(config["provider"], config["cluster_name"])
+        provider.create_node({}, {"ray-node-type": "head", "ray-node-status": "up-to-date"}, 1)
+        (node,) = describe(path)["nodes"]
+    assert node["kind"] == "head" and node["address"] is None and node["trouble"].startswith("gaierror: ")

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from nml_ray.cluster import node_logs
-from nml_ray.cluster.node_logs import Copier, NodeLogs
+from nml_ray.cluster.node_logs import Copier, Copying, NodeLogs
 from nml_ray.cluster.record import record_of
 from nml_ray.config.errors import UserError
 
@@ -63,11 +63,42 @@ def test_storage_that_cannot_be_written_loses_nothing(tmp_path, logs):
     assert lines(record, "a/ray/raylet.err") == b"why\n"
 
 
+def test_trouble_is_told_until_it_has_passed(tmp_path, logs):
+    (logs / "raylet.err").write_bytes(b"why\n")
+    (tmp_path / "runs").write_text("a file where the storage should be")
+    record = record_of(str(tmp_path / "runs"), "demo-1")
+    copying = Copying(Copier(record, "a", logs, "01"), pace=0.01)
+    while not copying.trouble():
+        time.sleep(0.01)
+    assert str(tmp_path / "runs") in copying.trouble()
+    (tmp_path / "runs").unlink()
+    while copying.trouble():
+        time.sleep(0.01)
+    assert copying.finish() == ""
+    assert lines(record, "a/ray/raylet.err") == b"why\n"
+
+
+@pytest.mark.ray
+def test_a_record_that_cannot_be_written_is_said_once(shared_ray, tmp_path, monkeypatch):
+    (tmp_path / "runs").write_text("a file where the storage should be")
+    said = []
+    monkeypatch.setattr(node_logs, "LOOK", 0.1)
+    logs = NodeLogs(str(tmp_path / "runs"), "demo-1", said.append)
+    logs.begin()
+    while not said:
+        time.sleep(0.1)
+    time.sleep(1)  # some more looks
+    logs.finish()
+    (line,) = said
+    assert line.startswith("logs of the cluster's nodes cannot be copied to the job's record; the job goes on (")
+    assert str(tmp_path / "runs") in line
+
+
 @pytest.mark.ray
 def test_nodes_of_a_running_ray(shared_ray, tmp_path):
     import ray
 
-    logs = NodeLogs(str(tmp_path), "demo-1")
+    logs = NodeLogs(str(tmp_path), "demo-1", pytest.fail)
     logs.begin()
 
     @ray.remote
