@@ -46,6 +46,7 @@ def gc(storage: str, really: bool, days: float, submissions: bool) -> int:
     """
     from nml_ray.storage.artifact import Store
     from nml_ray.storage.mirror import working_root
+    from nml_ray.storage.patience import PLANNING, at_most
     from nml_ray.storage.shard_cache import size_text
     from nml_ray.study.garbage_removal import look, remove, remove_directories
     from nml_ray.study.garbage_scan import ray_directories
@@ -53,8 +54,9 @@ def gc(storage: str, really: bool, days: float, submissions: bool) -> int:
     store, now = Store(working_root(storage)), time.time()
     if not store.root.is_dir():
         raise UserError(f"no directory '{storage}'", where="--storage", expected="the storage of runs, or its URL")
-    going, of_ray = look(store, days), ray_directories(store, now, days)
-    records = _ended(storage, now, days) if submissions else []
+    with at_most(PLANNING):
+        going, of_ray = look(store, days), ray_directories(store, now, days)
+        records = _ended(storage, now, days) if submissions else []
     for line in _lines(going, of_ray, records, now):
         click.echo(line)
     size = sum(one.size for one in going.artifacts) + sum(one.size for one in of_ray)

@@ -3,6 +3,7 @@
 import click
 
 from nml_ray.cli.options import job_options, read_job_of
+from nml_ray.storage.patience import PLANNING, at_most
 
 
 @click.command()
@@ -16,6 +17,7 @@ from nml_ray.cli.options import job_options, read_job_of
     show_default=True,
     help="With --cluster, GPU by whose peak hours are reckoned.",
 )
+@at_most(PLANNING)
 def plan(
     job: str, assignments: tuple[str, ...], storage: str | None, target: str, cluster: str | None, gpu: str
 ) -> int:

@@ -3,7 +3,8 @@
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,9 +14,10 @@ from nml_ray.storage.location import redacted
 Result = TypeVar("Result")
 
 _NOT_THERE = "is not there"
+_NO_RIGHTS = "cannot be reached with these credentials"
 _LASTING = {  # what no second try mends, by the codes and words of object stores
     "does not exist": ("no_such_bucket", "no such bucket", "notfound: bucket", "specified bucket does not exist"),
-    "cannot be reached with these credentials": (
+    _NO_RIGHTS: (
         *("access_denied", "forbidden", "status 403", "invalid_access_key", "signature", "unrecognized_client"),
         *("invalid_client_token", "expired_token", "permission denied", "permission_denied", "unauthenticated"),
         *("status 401", "missing_authentication", "access denied", "incomplete_signature"),
@@ -33,13 +35,20 @@ _OWN = re.compile(  # where the service's own words begin, with its code
 _FIX = {
     "does not exist": "a bucket that exists",
     _NOT_THERE: "an object that exists",
-    "cannot be reached with these credentials": "credentials with the right to it in the environment",
+    _NO_RIGHTS: "credentials with the right to it in the environment",
     "lies in another region": "?region=... of the bucket",
 }
 
 
 class NotThere(UserError):
     """There is no such object."""
+
+
+class NoAccess(UserError):
+    """Not from here, or not with these rights: another machine may have both."""
+
+
+_KINDS = {_NOT_THERE: NotThere, _NO_RIGHTS: NoAccess}
 
 
 class Incomplete(OSError):
@@ -49,16 +58,38 @@ class Incomplete(OSError):
 @dataclass(frozen=True)
 class Patience:
     """How long passing errors are tried again: pauses double from `first` to `most` seconds, with jitter, `total`
-    seconds in all from the first failure of a piece of work."""
+    seconds in all from the first failure of a piece of work. A try counts as failed after `connect` seconds without a
+    connection, or `silence` seconds without a byte."""
 
     first: float = 0.2
     most: float = 20.0
     total: float = 300.0
+    connect: float = 10.0
+    silence: float = 20.0
 
 
 PATIENCE = Patience()
 QUICK = Patience(total=15.0)
-"""For a user who waits: planning, the first look at a data set."""
+"""For the first look at a data set, and for what is tried again anyway."""
+PLANNING = Patience(total=5.0, connect=5.0, silence=7.0)
+"""For a user who waits: about 15 seconds until a server that is silent is told of."""
+
+
+@contextmanager
+def at_most(patience: Patience) -> Iterator[None]:
+    """Inside, no piece of work of this process is tried for longer, whatever it asks for. Not for running stages."""
+    global PATIENCE
+    before = PATIENCE
+    PATIENCE = min(before, patience, key=lambda one: one.total)
+    try:
+        yield
+    finally:
+        PATIENCE = before
+
+
+def limits() -> tuple[float, float]:
+    """Seconds without a connection, and without a byte, after which a try has failed."""
+    return PATIENCE.connect, PATIENCE.silence
 
 
 def persistent(
@@ -78,7 +109,7 @@ def persistent(
     """
     import pyarrow as pa
 
-    patience = patience or PATIENCE
+    patience = patience if patience and patience.total <= PATIENCE.total else PATIENCE
     began = tries = 0.0
     while True:
         try:
@@ -96,7 +127,7 @@ def persistent(
             pause = min(patience.most, patience.first * 2**tries) * random.Random().uniform(0.5, 1.0)
             tries += 1
             if now - began + pause > patience.total:
-                raise UserError(
+                raise NoAccess(
                     f"cannot be reached, tried {tries:.0f} times in {now - began:.0f} s ({reason(error)})",
                     where=where,
                     expected="a server that answers; what was finished is kept",
@@ -121,7 +152,7 @@ def lasting(error: OSError, where: str) -> UserError | None:
     for text in (code, words):
         for found, signs in _LASTING.items():
             if any(sign in text for sign in signs):
-                kind = NotThere if found == _NOT_THERE else UserError
+                kind = _KINDS.get(found, UserError)
                 return kind(f"{found} ({reason(error)})", where=where, expected=_FIX[found])
     if isinstance(error, FileNotFoundError):
         return NotThere(_NOT_THERE, where=where, expected=_FIX[_NOT_THERE])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage.location import Location
-from nml_ray.storage.patience import Incomplete, NotThere, Patience, persistent
+from nml_ray.storage.patience import Incomplete, NotThere, Patience, limits, persistent
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 BLOCK = 8 << 20  # bytes of one request: what a dropped connection costs
-CONNECT, SILENCE = 10, 20  # seconds until a connection, and without a byte, until a request counts as dropped
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,14 @@ def filesystem(location: Location) -> "pyarrow.fs.FileSystem":
         options["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
         if not options["region"] and "endpoint_override" not in options:
             options["region"] = _region(location.bucket)
-    return _filesystem(location.scheme, tuple(sorted(options.items())), os.getpid())
+    return _filesystem(location.scheme, tuple(sorted(options.items())), os.getpid(), limits())
 
 
 @lru_cache(maxsize=64)
-def _filesystem(scheme: str, options: tuple[tuple[str, str], ...], process: int) -> "pyarrow.fs.FileSystem":
-    """`process`: a connection does not survive a fork."""
+def _filesystem(
+    scheme: str, options: tuple[tuple[str, str], ...], process: int, seconds: tuple[float, float]
+) -> "pyarrow.fs.FileSystem":
+    """`process`: a connection does not survive a fork. `seconds`: see `limits`."""
     import pyarrow.fs as fs
 
     given = dict(options)
@@ -67,8 +68,8 @@ def _filesystem(scheme: str, options: tuple[tuple[str, str], ...], process: int)
     return fs.S3FileSystem(
         anonymous=anonymous,
         region=given.pop("region", "") or "us-east-1",
-        connect_timeout=CONNECT,
-        request_timeout=SILENCE,
+        connect_timeout=seconds[0],
+        request_timeout=seconds[1],
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
         **given,
     )

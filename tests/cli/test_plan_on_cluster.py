@@ -1,10 +1,14 @@
 """`nml-ray plan JOB --cluster CLUSTER` refuses what cannot work there."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nml_ray.cli.main import call
+from nml_ray.storage import patience
+from nml_ray.storage.patience import Patience
 from tests.submitted import code_directory
 
 SLURM = (
@@ -62,3 +66,22 @@ def test_what_fits_is_told_with_its_cost(code, capsys, tmp_path) -> None:
     assert status == 0 and hours.startswith("GPU-hours: ") and " USD (" in hours and "on H100 at 30% of its" in hours
     status, _, errors = planned(capsys, "demo", "--set", "run.device=cuda", "--gpu", "Z9", *storage)
     assert status == 2 and "--gpu: GPU 'Z9'; expected one of B200" in errors
+
+
+def test_an_object_store_that_does_not_answer_is_refused(code, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", Patience(first=0.01, most=0.02, total=0.1))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "not-a-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(code / "cache"))
+    url = "s3://bucket/runs?endpoint_override=127.0.0.1:9&scheme=http"
+    for words in (["plan", "demo", "--storage", url], ["gc", "--storage", url]):
+        status = call(words)
+        _, errors = capsys.readouterr()
+        assert status == 2 and "cannot be reached, tried" in errors and errors.count("\n") == 1
+
+
+def test_the_plan_of_the_demo_for_a_cluster_needs_no_torch(code) -> None:
+    words = ["plan", "demo", "--cluster", "local"]
+    told = f"from nml_ray.cli.main import call; import sys; print(call({words}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr

@@ -2,7 +2,9 @@
 
 import pytest
 
-from nml_ray.storage.patience import NotThere, lasting
+from nml_ray.config.errors import UserError
+from nml_ray.storage import patience
+from nml_ray.storage.patience import NoAccess, NotThere, Patience, lasting, persistent
 
 ASKED = "When reading information for key '{key}' in bucket '{bucket}': AWS Error {error}"
 PASSING = [
@@ -48,3 +50,34 @@ def test_names_decide_nothing(name):
     assert lasting(OSError("google::cloud::Status(UNAVAILABLE: b/x not found)"), "gs://x") is None
     assert lasting(OSError(f"When resolving region for bucket '{name}': timed out"), "s3://x") is None
     assert isinstance(lasting(FileNotFoundError(2, f"Path does not exist '{name}'"), "s3://x"), NotThere)
+
+
+def test_a_user_who_waits_is_told_sooner(monkeypatch):
+    def fails() -> None:
+        tried.append(1)
+        raise OSError("When listing: AWS Error NETWORK_CONNECTION during ListObjectsV2 operation: no answer")
+
+    def tries(asked: Patience | None) -> int:
+        tried.clear()
+        with pytest.raises(NoAccess, match="s3://x: cannot be reached"):
+            persistent(fails, "s3://x", asked)
+        return len(tried)
+
+    tried = list[int]()
+    some = Patience(first=0.001, most=0.002, total=0.02)
+    monkeypatch.setattr(patience, "PATIENCE", some)
+    assert tries(None) > 1
+    with patience.at_most(Patience(total=0, connect=1, silence=2)):
+        assert (tries(None), tries(some), patience.limits()) == (1, 1, (1, 2))
+    with patience.at_most(patience.PLANNING):  # never longer than without it
+        assert some == patience.PATIENCE
+    assert some == patience.PATIENCE and tries(Patience(total=0)) == 1
+
+
+def test_what_another_machine_may_reach_is_told_apart():
+    told = {
+        "ACCESS_DENIED during PutObject operation: No response body.": NoAccess,
+        "NO_SUCH_BUCKET during PutObject operation: The specified bucket does not exist": UserError,
+    }
+    for error, kind in told.items():
+        assert type(lasting(OSError(ASKED.format(key="k", bucket="b", error=error)), "s3://x")) is kind
