@@ -1,19 +1,31 @@
 """Files that look like secrets: code is sent to other machines and kept there, so these are never part of it."""
 
 import fnmatch
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-_HEAD = 4096  # bytes that are looked at
-_KEY = re.compile(rb"\s*-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
+_HEAD = 1 << 16  # bytes of a file that are looked at
+_BUNDLE = 4 << 20  # bytes of a *.pem that are; those of all authorities together are some 300 kB
+_KEY = re.compile(rb"\s*-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-|AGE-SECRET-KEY-1")
+_PUBLIC = re.compile(rb"^-----BEGIN [A-Z0-9 ]*(CERTIFICATE|PUBLIC KEY|CRL|CERTIFICATE REQUEST)-----", re.M)
+_CONTENTS = (  # what is in a file that is no code: all of these
+    ("a private key", (rb"^-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----\s*$",)),
+    ("a file of passwords", (rb"^\s*machine\s+\S+\s+login\s+\S+\s+password\s+\S",)),
+    ("a file of credentials", (rb'"private_key"\s*:\s*"-----BEGIN',)),  # of a service account of Google's
+    ("a file of credentials", (rb'"refresh_token"\s*:\s*"[^"]{8}', rb'"client_secret"\s*:\s*"[^"]{8}')),
+    ("a file of credentials", (rb'"(SecretAccessKey|clientSecret)"\s*:\s*"[^"]{8}',)),  # of AWS, of Azure
+    ("a file of credentials", (rb"^\s*aws_secret_access_key\s*=\s*\S{8}",)),
+    # of Kubernetes, where the secret is in the file itself, and not told by another program or file
+    ("a file of credentials", (rb"^kind: *Config\s*$", rb"^users:", rb"^[\s-]*(token|password|client-key-data): *\S")),
+)
+_FOUND = [(kind, [re.compile(pattern, re.M) for pattern in patterns]) for kind, patterns in _CONTENTS]
 _TOKEN = re.compile(r"(^|[._-])token($|[._-])", re.I)
 _CODE = {
     *(".py", ".pyi", ".pyx", ".ipynb", ".md", ".rst", ".html", ".css", ".js", ".ts", ".c", ".h", ".cc", ".cpp", ".cu"),
     *(".rs", ".go", ".java", ".sh"),
 }
-_PLACES = {".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".ssh"}
+_PLACES = {".aws", ".azure", ".docker", ".gcloud", ".gnupg", ".kube", ".ssh"}
 _EXAMPLES = (".example", ".sample", ".template", ".dist")
 _NAMES = {
     "a file of environment variables": (".env", ".env.*", "*.env", ".envrc"),
@@ -25,7 +37,7 @@ _NAMES = {
     "a file of credentials": (
         *("credentials", "credentials.*", ".credentials", ".git-credentials", "*credentials.json", "kubeconfig"),
         *("client_secret*.json", "service_account*.json", "secrets.yaml", "secrets.yml", "secrets.json"),
-        *("secrets.toml", "secrets.txt", "secret.*"),
+        *("secrets.toml", "secrets.txt", "secret.*", ".boto", ".s3cfg", ".dockercfg", "rclone.conf"),
     ),
 }
 
@@ -37,15 +49,15 @@ def secret(parts: Sequence[str], path: Path) -> str:
         parts: of its path below the directory that is sent.
         path: where it lies.
     """
-    return _by_name(parts) or _by_content(path)
+    return _by_name(parts, path) or _by_content(path, parts[-1].lower())
 
 
-def _by_name(parts: Sequence[str]) -> str:
+def _by_name(parts: Sequence[str], path: Path) -> str:
     name = parts[-1].lower()
     if place := next((part for part in parts[:-1] if part.lower() in _PLACES), ""):
         return f"one of the credentials in {place}"
     suffix = Path(name).suffix
-    if suffix in _CODE or suffix in _EXAMPLES:
+    if suffix in _CODE or suffix in _EXAMPLES or (suffix == ".pem" and _is_public(path)):
         return ""
     for kind, patterns in _NAMES.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
@@ -53,19 +65,24 @@ def _by_name(parts: Sequence[str]) -> str:
     return "a token" if _TOKEN.search(name) else ""
 
 
-def _by_content(path: Path) -> str:
-    with open(path, "rb") as file:
-        head = file.read(_HEAD)
-    if _KEY.match(head.removeprefix(b"\xef\xbb\xbf")):
+def _by_content(path: Path, name: str) -> str:
+    """What the beginning of a file looks like; code may speak of keys, but not begin with one."""
+    head = _head(path, _HEAD)
+    if _KEY.match(head):
         return "a private key"
-    if head.lstrip().startswith(b"{") and b'"private_key"' in head:
-        return "a file of credentials" if _has_key(path) else ""
-    return ""
+    if Path(name).suffix in _CODE or b"\0" in head:
+        return ""
+    return next((kind for kind, patterns in _FOUND if all(pattern.search(head) for pattern in patterns)), "")
 
 
-def _has_key(path: Path) -> bool:
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError:
+def _is_public(path: Path) -> bool:
+    """Whether a *.pem holds certificates or public keys alone."""
+    if path.stat().st_size > _BUNDLE:
         return False
-    return isinstance(data, dict) and "-----BEGIN" in str(data.get("private_key"))
+    text = _head(path, _BUNDLE)
+    return b"PRIVATE KEY" not in text and _PUBLIC.search(text) is not None
+
+
+def _head(path: Path, most: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(most).removeprefix(b"\xef\xbb\xbf")

@@ -17,6 +17,8 @@ from nml_ray.cluster.config import CodeSettings
 from nml_ray.cluster.package import CodeFile, Package
 from nml_ray.config.errors import UserError
 
+CERTIFICATE = f"-----BEGIN CERTIFICATE-----\n{'MIIB' * 16}\n-----END CERTIFICATE-----\n"
+KUBECONFIG = "apiVersion: v1\nkind: Config\nusers:\n- name: me\n  user:\n"
 JOB = "job.yaml"
 
 
@@ -151,6 +153,21 @@ def test_a_job_file_that_is_ignored_travels_all_the_same(tmp_path):
         ("Server.KEY", "", "a private key"),
         ("harmless.txt", "-----BEGIN OPENSSH PRIVATE KEY-----\n", "a private key"),
         ("harmless.py", "\ufeff\n-----BEGIN PRIVATE KEY-----\n", "a private key"),
+        ("notes.txt", "Bag Attributes\n-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIC", "a private key"),
+        ("both.pem", CERTIFICATE + "-----BEGIN RSA PRIVATE KEY-----\nMIIC", "a private key"),
+        ("both.crt", CERTIFICATE + "-----BEGIN RSA PRIVATE KEY-----\nMIIC", "a private key"),
+        ("late.pem", CERTIFICATE * 5000 + "-----BEGIN PRIVATE KEY-----\nMIIC", "a private key"),
+        ("huge.pem", CERTIFICATE * 60000, "a private key"),
+        ("of_windows", "PuTTY-User-Key-File-3: ssh-ed25519", "a private key"),
+        *((name, "", "a private key") for name in ("a.p12", "a.pfx", "a.jks", "id_ed25519", "a.ppk")),
+        (".ssh/my.pem", CERTIFICATE, "one of the credentials in .ssh"),
+        (".docker/config.json", "{}", "one of the credentials in .docker"),
+        ("sso.json", '{"client_secret": "d-FL95Q19q7", "refresh_token": "1//0abcdefgh"}', "a file of credentials"),
+        ("aws.ini", "[default]\naws_secret_access_key = wJalrXUtnFEMIK7MDENGbPx", "a file of credentials"),
+        ("kubeconfig", "", "a file of credentials"),
+        ("lab.yaml", KUBECONFIG + "    token: eyJhbGciOi\n", "a file of credentials"),
+        ("lab.conf", KUBECONFIG + "    client-key-data: LS0tLS1CRUdJTg==\n", "a file of credentials"),
+        ("logins", "machine example.org login me password 123\n", "a file of passwords"),
         ("key.json", '{"type": "x", "private_key": "-----BEGIN PRIVATE KEY-----"}', "a file of credentials"),
         (".netrc", "", "a file of passwords"),
         ("hf_token", "", "a token"),
@@ -180,6 +197,29 @@ def test_secrets_are_refused_by_name_and_content(tmp_path, name, content, kind):
 )
 def test_what_only_sounds_like_a_secret_is_sent(tmp_path, name):
     assert sent(tree(tmp_path, {name: "see -----BEGIN PRIVATE KEY-----"})) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("authority.pem", CERTIFICATE),
+        ("authorities.pem", "# a comment\n" + CERTIFICATE * 2000),
+        ("public.pem", "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----\n"),
+        ("lab.yaml", KUBECONFIG + "    exec: {command: aws-iam-authenticator}\n"),
+        ("model.yaml", "kind: Config\ntoken: cls\n"),
+        ("data.json", '{"private_key": null, "client_secret": ""}'),
+    ],
+)
+def test_what_has_no_secret_in_it_is_sent(tmp_path, name, content):
+    assert sent(tree(tmp_path, {name: content})) == [name]
+
+
+def test_little_is_read_of_large_files(tmp_path):
+    root = tree(tmp_path, {"weights.bin": ""})
+    with open(root / "weights.bin", "wb") as file:
+        file.truncate(50 << 30)  # of zeros, which take no room
+    with pytest.raises(UserError, match="more than 100MiB"):
+        sent(root)
 
 
 def test_links_inside_are_followed_and_those_outside_refused(tmp_path):
