@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nml_ray.config.errors import UserError
+from nml_ray.storage.atomic import aside_of
 
 DType = Literal["float32", "float16"]
 SUFFIX = ".features.arrow"
@@ -76,7 +77,7 @@ def write_shard(
     if skipped:
         table = table.replace_schema_metadata({_SKIPPED: json.dumps(skipped)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = aside_of(path)
     with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=max(rows, 1))
     os.replace(aside, path)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nml_ray.storage.atomic import aside_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -94,7 +96,7 @@ class Sums:
         for name in self.mean:
             arrays[f"{name}.mean"] = self.mean[name]
             arrays[f"{name}.gram"] = self._upper[name][upper]
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside = aside_of(path)
         with open(aside, "wb") as file:
             np.savez(file, **arrays)
         os.replace(aside, path)

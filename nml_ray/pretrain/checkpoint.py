@@ -9,9 +9,10 @@ No generator state is kept: after the start nothing draws from a global generato
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -44,6 +45,7 @@ class Snapshot:
     state: Mapping[str, Any]
     best: bool = False
     copied: Completion | None = None
+    _name: str = field(default_factory=lambda: uuid4().hex[:12], repr=False)  # of what is written aside
 
     @classmethod
     def of(
@@ -75,13 +77,12 @@ class Snapshot:
 
     @property
     def _aside(self) -> Path:
-        return self.directory.with_name(f"aside-{self.step:09d}")
+        return self.directory.with_name(f"aside-{self.step:09d}-{self._name}")
 
     def write(self) -> None:
         """Put everything on storage, aside."""
         if self.copied:
             self.copied.synchronize()
-        shutil.rmtree(self._aside, ignore_errors=True)
         self._aside.mkdir(parents=True)
         for file, values in self.tensors.items():
             contiguous = {name: value.contiguous() for name, value in values.items()}

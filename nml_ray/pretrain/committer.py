@@ -5,7 +5,7 @@ storage itself, by the names of the other ranks' logs: no collective, and nothin
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -22,10 +22,17 @@ class Committer:
 
     As a context manager it ends with everything committed, or, after an error, with what can be. Of the checkpoints
     the newest `keep` stay: two or more for arms of a group, which may commit a step apart when a run is killed.
+    `check` is called before anything gets its name; what it raises is the error of that commit.
     """
 
-    def __init__(self, ranks: int, keep: int = 2, publisher: Publisher | None = None) -> None:
-        self._ranks, self._keep, self._publisher = ranks, keep, publisher
+    def __init__(
+        self,
+        ranks: int,
+        keep: int = 2,
+        publisher: Publisher | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ranks, self._keep, self._publisher, self._check = ranks, keep, publisher, check
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._under_way: Future[None] | None = None
         self._abandoned = threading.Event()
@@ -40,10 +47,12 @@ class Committer:
         self._under_way = self._pool.submit(self._commit, cut, snapshots)
 
     def _commit(self, cut: Cut, snapshots: Sequence[Snapshot]) -> None:
+        self._check()
         cut.finish()
         for snapshot in snapshots:
             snapshot.write()
         if snapshots and self._logs_are_there(cut):
+            self._check()
             for snapshot in snapshots:
                 snapshot.commit(self._keep)
         if self._publisher:

@@ -23,7 +23,9 @@ def may_pass(error: BaseException) -> bool:
     from torch import AcceleratorError
     from torch.distributed import DistError
 
-    if isinstance(error, OSError | MemoryError | RayError | AcceleratorError | DistError):
+    from nml_ray.pretrain.claim import TakenOver
+
+    if isinstance(error, OSError | MemoryError | RayError | AcceleratorError | DistError | TakenOver):
         return True
     # gloo's errors are RuntimeErrors like any other, but for where they are raised
     frames = traceback.extract_tb(error.__traceback__)

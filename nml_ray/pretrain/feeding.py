@@ -10,20 +10,24 @@ Where the workers of an attempt are started again, what they had fed beyond the 
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from nml_ray.data.loader import Hole, Microbatch
+from nml_ray.pretrain.resume import FOLDER as CHECKPOINTS
 from nml_ray.pretrain.resume import committed, retire, step_of
 from nml_ray.storage.atomic import sync_directory
 
 FOLDER = "fed"
+_ASIDE = ".aside-"
 PART = 1 << 16  # records held in memory, and of a record batch
 SCHEMA = pa.schema(
     [
@@ -57,7 +61,7 @@ class FeedingLog:
         self._held: list[tuple[NDArray[Any], ...]] = []  # step, place, hash, weight, number
         self._records = 0
         self._writers: list[pa.RecordBatchFileWriter] = []
-        self._cuts = 0
+        self._asides: list[Path] = []
 
     def add(self, step: int, microbatches: Sequence[Microbatch]) -> None:
         """Note the microbatches that this step fed to the model."""
@@ -82,28 +86,31 @@ class FeedingLog:
         if not self._held:
             return
         if not self._writers:
-            self._writers = [self._open(attempt) for attempt in self._attempts]
+            self._asides = [_aside(attempt) for attempt in self._attempts]
+            self._writers = [_open(aside) for aside in self._asides]
         *shared, numbers = (np.concatenate(column) for column in zip(*self._held, strict=True))
         for writer, labels in zip(self._writers, self._given, strict=True):
             arrays = [pa.array(column) for column in (*shared, labels[numbers].astype(np.int64))]
             writer.write_table(pa.table(arrays, schema=SCHEMA), PART)
         self._held, self._records = [], 0
 
-    def _open(self, attempt: Path) -> pa.RecordBatchFileWriter:
-        self._aside(attempt).parent.mkdir(exist_ok=True)
-        return pa.ipc.new_file(str(self._aside(attempt)), SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-
-    def _aside(self, attempt: Path) -> Path:
-        return attempt / FOLDER / f".aside-{self._rank}-{self._cuts}"
-
     def cut(self, step: int) -> "Cut":
         """End the files of all that was fed before `step`; what is fed from now on goes to others."""
         self._write()
         for writer in self._writers:
             writer.close()
-        asides = [self._aside(attempt) for attempt in self._attempts] if self._writers else []
-        self._writers, self._cuts = [], self._cuts + 1
-        return Cut(self._rank, step, tuple(self._attempts), tuple(asides))
+        asides, self._writers, self._asides = tuple(self._asides), [], []
+        return Cut(self._rank, step, tuple(self._attempts), asides)
+
+
+def _aside(attempt: Path) -> Path:
+    """A file that no other process has: an earlier one of this rank may still be at work on its own."""
+    return attempt / FOLDER / f"{_ASIDE}{uuid4().hex[:12]}"
+
+
+def _open(aside: Path) -> pa.RecordBatchFileWriter:
+    aside.parent.mkdir(exist_ok=True)
+    return pa.ipc.new_file(str(aside), SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4"))
 
 
 @dataclass(frozen=True)
@@ -151,8 +158,12 @@ def set_replayed_aside(attempt: Path, step: int) -> None:
     """Move what earlier workers of this attempt fed from `step` on out of the way; before any worker cuts its log.
 
     `step` is that of a checkpoint, so a file lies wholly before it or after it. Later checkpoints go: an arm may have
-    one that the others have not, and without its log it counts for nothing.
+    one that the others have not, and without its log it counts for nothing. So does what was only written aside.
     """
+    for aside in (attempt / CHECKPOINTS).glob("aside-*"):
+        shutil.rmtree(aside, ignore_errors=True)
+    for file in (attempt / FOLDER).glob(f"{_ASIDE}*"):
+        file.unlink(missing_ok=True)
     for checkpoint in committed(attempt):
         if step_of(checkpoint) > step:
             retire(checkpoint)

@@ -24,6 +24,7 @@ from nml_ray.pretrain.arm import ArmFailed, BaseArm
 from nml_ray.pretrain.arrival import arrive, bring_start
 from nml_ray.pretrain.best import BEST, best_epoch, settle_best
 from nml_ray.pretrain.checkpoint import Memory, Snapshot, restore
+from nml_ray.pretrain.claim import Claim
 from nml_ray.pretrain.committer import Committer
 from nml_ray.pretrain.config import PretrainSettings
 from nml_ray.pretrain.counts import epoch_curve, finite
@@ -139,6 +140,7 @@ class _Run:
 
     def train(self) -> None:
         """All steps from the resumed one on, then the exported encoders."""
+        claim = Claim.stake(Path(self.plan.arms[0].attempt), self.world)
         start = self._resume()
         if all(running.error for running in self.arms):
             return
@@ -153,8 +155,8 @@ class _Run:
         steps = self.plan.checkpoint_steps or self.epoch_steps
         pace = Pace(steps, self.plan.checkpoint_minutes, self.world, self.wanted)
         keep = self.plan.keep_checkpoints
-        publisher = Publisher.of(attempts, self.world.size, keep)
-        with closing(telemetry), Committer(self.world.size, keep, publisher) as committer:
+        publisher = Publisher.of(attempts, self.world.size, keep, claim.check)
+        with closing(telemetry), Committer(self.world.size, keep, publisher, claim.check) as committer:
             for step, microbatches in zip(range(start, self.steps), self.loader.steps(start, self.steps), strict=True):
                 self._give(step, microbatches)
                 log.add(step, microbatches)
@@ -171,6 +173,7 @@ class _Run:
                         committer.submit(log.cut(step + 1), self._snapshots(step + 1) if rank_zero else ())
                 if all(running.error for running in self.arms):
                     break
+        claim.check()
         self._export()
 
     def _telemetry(self, attempts: Sequence[Path], start: int) -> Telemetry:

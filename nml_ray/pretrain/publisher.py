@@ -7,7 +7,7 @@ store. While an upload lasts, checkpoints may pile up: then the newest is sent, 
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -54,10 +54,11 @@ class Publisher:
     Args:
         ranks: of the run; rank 0 submits the snapshots.
         keep: newest checkpoints that stay.
+        check: called before anything is uploaded; what it raises ends the uploads.
     """
 
-    def __init__(self, ranks: int, keep: int) -> None:
-        self._ranks, self._keep = ranks, keep
+    def __init__(self, ranks: int, keep: int, check: Callable[[], None] = lambda: None) -> None:
+        self._ranks, self._keep, self._check = ranks, keep, check
         self._submitted: SimpleQueue[_Part | None] = SimpleQueue()
         self._error: Exception | None = None
         self._abandoned = threading.Event()
@@ -65,9 +66,11 @@ class Publisher:
         self._thread.start()
 
     @classmethod
-    def of(cls, attempts: Sequence[Path], ranks: int, keep: int) -> "Publisher | None":
+    def of(
+        cls, attempts: Sequence[Path], ranks: int, keep: int, check: Callable[[], None] = lambda: None
+    ) -> "Publisher | None":
         """For attempts whose storage is on an object store; None for others."""
-        return cls(ranks, keep) if twin_of(attempts[0]) else None
+        return cls(ranks, keep, check) if twin_of(attempts[0]) else None
 
     def submit(self, cut: "Cut", snapshots: "Sequence[Snapshot]") -> None:
         """Upload a rank's log up to a step and, on rank 0, the checkpoints that were committed of it.
@@ -104,12 +107,14 @@ class Publisher:
             self._error = error
 
     def _publish(self, parts: Sequence[_Part]) -> None:
+        self._check()
         for part in parts:
             for attempt, holes in zip(part.cut.attempts, part.holes, strict=True):
                 _publish_log(_bundles(attempt), part.cut, holes)
         for part in parts:
             wanted = [one for one in part.checkpoints if one.best or part is parts[-1]]
             if wanted and self._logs_are_there(part.cut):
+                self._check()
                 for one in wanted:
                     self._publish_checkpoint(one)
             for one in part.checkpoints:

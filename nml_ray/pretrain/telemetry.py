@@ -120,11 +120,13 @@ class Telemetry:
 
 
 def _go_back(path: Path, start: int) -> None:
-    """Drop the lines of steps from `start` on, which will come again, and those that a crash tore."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if _comes_before(line, start)]
-    if len(kept) < len(lines):
-        write_bytes(path, b"".join(kept))
+    """Drop the lines of steps from `start` on, which will come again, and those that a crash tore.
+
+    The file is a new one in any case: who still has the old one open writes no more to this.
+    """
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        write_bytes(path, b"".join(line for line in lines if _comes_before(line, start)))
 
 
 def _comes_before(line: bytes, start: int) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -23,6 +24,11 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 def write_json(path: Path, data: Any, *, durable: bool = True) -> None:
     """`write_bytes` of plain data as JSON, indented for people."""
     write_bytes(path, json_bytes(data), durable=durable)
+
+
+def aside_of(path: Path) -> Path:
+    """A hidden name beside a path that no other process takes, on no machine: pids are alike in containers."""
+    return path.with_name(f".{path.name}.{uuid4().hex[:12]}")
 
 
 def create_json(path: Path, data: Any) -> bool:

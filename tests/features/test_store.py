@@ -1,9 +1,12 @@
+import os
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from nml_ray.config.errors import UserError
 from nml_ray.features.store import feature_path, read_shard, read_split, verify_shard, write_shard
+from nml_ray.features.sums import Sums
 
 
 def shard(rows: int, dim: int = 5, seed: int = 0):
@@ -101,3 +104,12 @@ def test_one_row_a_sample_is_proved_by_the_keys(tmp_path, change, message):
     verify_shard(tmp_path / "a", changed)
     with pytest.raises(UserError, match=message):
         verify_shard(tmp_path / "a", keys)
+
+
+def test_two_machines_that_write_a_shard_with_the_same_pid_do_not_meet(tmp_path, monkeypatch):
+    path, asides = feature_path(tmp_path, "test", "shard-000000"), []
+    monkeypatch.setattr(os, "replace", lambda aside, path: asides.append(aside))
+    for _ in range(2):
+        write_shard(path, *shard(10))
+        Sums(5, ["raw"]).save(path.with_name("shard-000000.sums.npz"))
+    assert len(set(asides)) == 4
