@@ -39,20 +39,55 @@ HEADS = """
 What `fixed` and `search` of an entry of `heads.sweep` may name, by head. Defaults are those of `preset: paper`;
 [nml_ray/heads/config.py](../../nml_ray/heads/config.py) has those of `official`.
 """
+TASK = """# The task file
+
+Every setting of a task file: a downstream task that a job names in `tasks`, by path or, of those that ship with the
+package, by name. The files in [nml_ray/tasks/files/](../../nml_ray/tasks/files) are examples to copy,
+[own data](../how-to/own_data.md#downstream-tasks) says how one is used, and [task.schema.json](task.schema.json) lets
+an editor complete and check them.
+
+A task of one set of images, of which a fifth is kept to test on and a tenth of the rest to choose settings by:
+
+```yaml
+name: flowers
+train: flowers/all        # a directory of indexed tars below run.task_data
+test: {cut: 0.2}
+validation: {cut: 0.1}
+```
+"""
+FEATURES = """
+## Files of features
+
+What a file named in [`features`](#features) holds, by its extension; `nml-ray features import` reads the same. N
+samples of D numbers each; no file may hold NaN or infinity, and rows of `train` may not be in `test` or `ood`.
+
+| file | what it holds |
+|---|---|
+| .arrow, .feather, .parquet | a table of N rows with the columns `label`, `features` (a list of D numbers) and best \
+`key` (text, each once) too; `view` (whole numbers from 0), where a key has several |
+| .csv, .tsv | a heading; the columns `label`, perhaps `key`, and D columns of numbers under any names |
+| .npz | the arrays `features` [N, D] and `labels` [N] |
+| .npy | an array [N, D]; the labels [N] lie beside NAME.npy in NAME.labels.npy |
+
+Labels are whole numbers from 0, or names, which are numbered in the order of the sorted names of all splits. Samples
+without keys are known by their row, so the order of rows then matters as a seed does.
+"""
 NOTE = "\nThis page is written by `make docs`.\n"
 
 
 def pages() -> dict[str, str]:
     """The content of every file of the reference, by name."""
-    from nml_ray.cli.schema import cluster_schema, job_schema
+    from nml_ray.cli.schema import cluster_schema, job_schema, task_schema
 
-    job, cluster = job_schema(), cluster_schema()
+    job, cluster, task = job_schema(), cluster_schema(), task_schema()
     return {
         "job.md": JOB + NOTE + "".join(_job(job)),
         "cluster.md": CLUSTER + NOTE + "".join(_cluster(cluster)),
+        "task.md": TASK + NOTE + "".join(_models("The task", task)),
         "commands.md": COMMANDS + NOTE + "".join(_commands()),
         "job.schema.json": _json(job),
         "cluster.schema.json": _json(cluster),
+        "task.schema.json": _json(task),
     }
 
 
@@ -61,11 +96,17 @@ def _json(schema: Schema) -> str:
 
 
 def _job(schema: Schema) -> Iterator[str]:
-    yield from _section("The job", schema, places := _places(schema["$defs"], schema, ""))
+    yield from _models("The job", schema)
+    yield from _heads()
+    yield FEATURES
+
+
+def _models(title: str, schema: Schema) -> Iterator[str]:
+    """A section for a model, and one for each that stands in it."""
+    yield from _section(title, schema, places := _places(schema["$defs"], schema, ""))
     for name, paths in places.items():
         model = _model(schema["$defs"][name])
         yield from _section(f"`{paths[0]}`", model, places, _also(paths))
-    yield from _heads()
 
 
 def _also(paths: list[str]) -> str:
@@ -105,10 +146,12 @@ def _places(defs: Schema, schema: Schema, path: str) -> dict[str, list[str]]:
     """Where each model stands below a schema, by dotted path, in the order in which one reads."""
     found: dict[str, list[str]] = {}
     for name, value in schema.get("properties", {}).items():
-        for ref, suffix in _refs(value):
+        refs = list(_refs(value))
+        for ref, suffix in refs:
             kind = _model(defs[ref])["properties"].get("kind", {}).get("const")
             here = f"{path}{name}{suffix}"
-            found.setdefault(ref, []).append(f"{here}, kind: {kind}" if kind else here)
+            one = f"{here}, kind: {kind}" if kind else f"{here}, {_words(ref)}" if len(refs) > 1 else here
+            found.setdefault(ref, []).append(one)
             for inner, paths in _places(defs, _model(defs[ref]), f"{here}.").items():
                 found.setdefault(inner, []).extend(paths)
     return found
@@ -123,6 +166,11 @@ def _refs(value: Schema, suffix: str = "") -> Iterator[tuple[str, str]]:
         yield from _refs(items, f"{suffix}[]")
     if isinstance(rest := value.get("additionalProperties"), Mapping):
         yield from _refs(rest, f"{suffix}.NAME")
+
+
+def _words(name: str) -> str:
+    """The name of a class as words: "shard set" for ShardSet."""
+    return re.sub(r"(?<=.)(?=[A-Z])", " ", name).lower()
 
 
 def _model(schema: Schema) -> Schema:

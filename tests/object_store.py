@@ -99,12 +99,17 @@ def bucket(s3_server: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch) -> Bu
     }.items():
         monkeypatch.setenv(name, value)
     name = f"bucket-{uuid4().hex[:8]}"
+    make_bucket(endpoint, name)
+    faults.asked.clear()
+    return Bucket(name, endpoint, faults)
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    """Make a bucket where the environment leads to; one that is there may stay."""
     connection = http.client.HTTPConnection(endpoint.removeprefix("http://"))
     connection.request("PUT", f"/{name}")
     assert connection.getresponse().status == 200
     connection.close()
-    faults.asked.clear()
-    return Bucket(name, endpoint, faults)
 
 
 def _handler(host: str, port: int, faults: Faults) -> type[BaseHTTPRequestHandler]:

@@ -13,19 +13,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
+import jsonschema
 import pytest
-from PIL import Image
+import yaml
 
 from docs import generate
 from nml_ray.cli.main import call, cli
 from nml_ray.cli.options import find_job
+from nml_ray.cli.schema import cluster_schema, job_schema, task_schema
 from nml_ray.cli.submitting import find_cluster
 from nml_ray.cluster import registry
 from nml_ray.cluster.ask import standing
 from nml_ray.cluster.config import read_cluster
+from nml_ray.features import given
 from nml_ray.study.job import read_job
-from tests import task_layouts
+from tests.newcomer import downloads
+from tests.object_store import make_bucket
 from tests.small_icons import small_icons
 from tests.submitted import code_directory, until
 
@@ -35,7 +38,7 @@ TEXTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PAGES = [path for path in TEXTS[1:] if path.parent != generate.REFERENCE]
 OF_A_JOB = ("run", "plan", "submit", "ledger", "doctor")
 OF_SUBMISSIONS = ("list", "status", "logs", "stop")
-ELSEWHERE = "s3://bucket/"  # a bucket that is not here: commands that name it are only parsed
+BUCKETS = ("bucket", "my-bucket")  # of the pages and of the example files
 STOPPED = 130
 
 
@@ -43,16 +46,34 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def blocks(path: Path, *languages: str) -> list[tuple[str, str]]:
+    """Blocks of a page in these languages: language and text, in their order."""
+    found = re.findall(r"^ *```(\w+)\n(.*?)^ *```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [(language, text) for language, text in found if language in languages]
+
+
 def shell_lines(path: Path) -> list[str]:
     """The lines of a page's shell blocks."""
-    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+    return [line.strip() for _, text in blocks(path, "sh") for line in text.splitlines() if line.strip()]
+
+
+def words_of(line: str) -> list[str]:
+    """A line of a shell block as words after the first; none where it is not `nml-ray`."""
+    return shlex.split(line.partition(" > ")[0], comments=True)[1:] if line.startswith("nml-ray ") else []
 
 
 def commands(path: Path) -> list[list[str]]:
-    """Every `nml-ray` line of a page, as words after the first."""
-    lines = [line.partition(" > ")[0] for line in shell_lines(path) if line.startswith("nml-ray ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    """Every `nml-ray` line of a page."""
+    return [words for line in shell_lines(path) if (words := words_of(line))]
+
+
+def steps(path: Path) -> list[list[str] | str]:
+    """What a reader of a page does, in order: commands as words, programs in Python as text."""
+    found: list[list[str] | str] = []
+    for language, text in blocks(path, "sh", "python"):
+        lines = [words_of(line.strip()) for line in text.splitlines()]
+        found += [text] if language == "python" else [words for words in lines if words]
+    return found
 
 
 def examples() -> Iterator[list[str]]:
@@ -109,6 +130,28 @@ def test_every_example_file_is_mentioned():
     assert [name for name in map(name_of, shipped) if f"/{name})" not in text] == []
 
 
+def test_what_is_shown_of_files_is_what_they_may_hold():
+    job, cluster, task = (
+        jsonschema.Draft202012Validator(schema()) for schema in (job_schema, cluster_schema, task_schema)
+    )
+    found = [yaml.safe_load(text) for path in TEXTS for _, text in blocks(path, "yaml")]
+    shown = [part for part in found if part]
+    assert len(shown) > 5
+    for part in shown:
+        if "train" in part:
+            task.validate(part)
+        elif "kind" in part:
+            cluster.validate(part)
+        else:
+            job.validate({"name": "a", **part})
+
+
+def test_every_kind_of_file_of_features_is_on_its_page():
+    page = (generate.REFERENCE / "job.md").read_text(encoding="utf-8").partition("## Files of features")[2]
+    assert len(kinds := re.findall(r"\.\w+", given.KINDS)) > 6
+    assert [kind for kind in kinds if kind not in page] == []
+
+
 def test_what_is_typed_is_nml_ray_or_a_target_of_make():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for path in PAGES:
@@ -151,12 +194,7 @@ def reader(tmp_path, monkeypatch, icons) -> None:
     shutil.copy(ROOT / "cluster/address.yaml", place / "lab.yaml")
     shutil.copytree(icons, place / "data")
     code_directory(place / "features")
-    generator = np.random.default_rng(0)
-    for number in range(24):
-        path = place / "photos" / f"kind-{number % 3}" / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (70, 80, 3), dtype=np.uint8)).save(path)
-    task_layouts.dtd(place / "downloads")
+    downloads(place)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(place)
@@ -184,6 +222,8 @@ def small(words: list[str]) -> list[str]:
         settings += ["pretrain.encoder.width=2"] * (job.pretrain.encoder.name == "small_resnet")
     if job.heads:
         settings.append("heads.seeds=[0]")
+    if job.sweep and job.sweep.trials:
+        settings.append("sweep.trials=2")
     return [word for setting in settings for word in ("--set", setting)]
 
 
@@ -192,31 +232,38 @@ def kind_of(cluster: str) -> str:
 
 
 def as_run(words: list[str]) -> list[str] | None:
-    """The command that is run here for one of a page; None for what takes a cluster or bucket that is not here."""
+    """The command that is run here for one of a page; None for what takes a cluster that is not here."""
     name = words[0]
-    if any(word.startswith(ELSEWHERE) for word in words):
-        return None
     if name in OF_SUBMISSIONS:
-        return words if registry.known() else None
+        return words if registry.known() or "--storage" in words else None
     if name == "submit" and kind_of(cluster := words[words.index("--cluster") + 1]) != "local":
         job, *rest = [word for word in words[1:] if word not in ("--cluster", cluster, "--follow")]
         return ["cluster", "render", cluster, job, *rest]
     if name == "cluster" and words[1] != "render" and kind_of(words[2]) != "local":
         return None
     if name in OF_A_JOB:
-        return [*words, *small(words), *(["--inline"] if name in ("run", "submit") else [])]
+        inline = ["--inline"] * (name in ("run", "submit"))
+        shared = ["--storage", str(Path("shared").absolute())] * ("--cluster" in words and name == "plan")
+        return [*words, *small(words), *inline, *shared]
     return words
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("reader")
-@pytest.mark.parametrize("path", [path for path in PAGES if commands(path)], ids=name_of)
-def test_every_command_of_a_page(path, capsys):
+@pytest.mark.parametrize("path", [path for path in PAGES if steps(path)], ids=name_of)
+def test_every_command_of_a_page(path, capsys, request):
+    if "s3://" in path.read_text(encoding="utf-8"):
+        store = request.getfixturevalue("bucket")
+        for name in BUCKETS:
+            make_bucket(store.endpoint, name)
     if path.name == "own_encoder.md":
         weights(Path("weights/resnet18.safetensors"))
-    stopped = False
-    for words in commands(path):
+    stopped, names = False, dict[str, object]()
+    for words in steps(path):
+        if isinstance(words, str):
+            exec(words, names)
+            continue
         if (run := as_run(words)) is None:
             parsed(words)
             continue

@@ -5,12 +5,10 @@ import shlex
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from nml_ray.cli.main import call
-from tests import task_layouts
+from tests.newcomer import downloads
 from tests.small_icons import small_icons
 
 ROOT = Path(__file__).parents[1]
@@ -27,12 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def newcomer(tmp_path, monkeypatch) -> str:
     """A directory with the job files, photos and a set as distributed; returns the small data for jobs on icons."""
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
-    generator = np.random.default_rng(0)
-    for number in range(24):
-        path = tmp_path / "photos" / f"kind-{number % 3}" / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (70, 80, 3), dtype=np.uint8)).save(path)
-    task_layouts.dtd(tmp_path / "downloads")
+    downloads(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     return small_icons(tmp_path / "icons")

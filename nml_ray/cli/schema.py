@@ -7,9 +7,9 @@ import click
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["job", "cluster"]))
+@click.argument("what", type=click.Choice(["job", "cluster", "task"]))
 def schema(what: str) -> None:
-    """Print the JSON Schema of a job file, or of a cluster file of any kind.
+    """Print the JSON Schema of a job file, of a cluster file of any kind, or of a task file.
 
     Editors complete and check YAML by it.
 
@@ -17,8 +17,10 @@ def schema(what: str) -> None:
     Examples:
       nml-ray schema job > job.schema.json
       nml-ray schema cluster > cluster.schema.json
+      nml-ray schema task > task.schema.json
     """
-    click.echo(json.dumps(job_schema() if what == "job" else cluster_schema(), indent=1))
+    made = {"job": job_schema, "cluster": cluster_schema, "task": task_schema}[what]()
+    click.echo(json.dumps(made, indent=1))
 
 
 def job_schema() -> dict[str, Any]:
@@ -36,3 +38,10 @@ def cluster_schema() -> dict[str, Any]:
 
     kinds: TypeAdapter[AnyCluster] = TypeAdapter(Annotated[AnyCluster, Field(discriminator="kind")])
     return {"title": "Cluster", **kinds.json_schema()}
+
+
+def task_schema() -> dict[str, Any]:
+    """Of a task file."""
+    from nml_ray.tasks.config import TaskSettings
+
+    return TaskSettings.model_json_schema()

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from nml_ray.config.settings import Count, Ratio, Seed, Settings
+from nml_ray.config.settings import Count, Ratio, Seed, Settings, short_form
 from nml_ray.config.validate import Misplaced
 
 MetricName = Literal["accuracy", "mean_per_class", "macro_f1", "matthews", "pearson"]
@@ -46,6 +46,8 @@ class MakeSettings(Settings):
 
 class ShardSet(Settings):
     """Indexed tars with labels; in YAML also just their directory."""
+
+    model_config = ConfigDict(json_schema_extra=short_form({"type": "string"}))
 
     shards: str
     """Directory of indexed tars, or URL; a relative one lies below `run.task_data`."""
@@ -117,7 +119,8 @@ class TaskSettings(Settings):
     train: Train
     """Samples to fit heads on."""
     validation: SetOrCut = Cut(cut="0.1")
-    """Samples on which settings are chosen: a set of its own, or a cut from `train` (after `test`, if that is one)."""
+    """Samples on which settings are chosen: a set of its own, or a cut from `train` (after `test`, if
+    that is one); a cut of 0.1 when left out."""
     test: SetOrCut
     """Samples of the same domain, read once: a set of its own, or a cut from `train`."""
     ood: dict[str, Ood] = Field(default_factory=dict)

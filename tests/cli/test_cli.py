@@ -12,6 +12,7 @@ import yaml
 from nml_ray.cli.main import COMMANDS, call
 from nml_ray.cli.options import examples
 from nml_ray.config.document import load
+from nml_ray.tasks.find import shipped as shipped_tasks
 
 LEDGER = """
 name: tiny
@@ -174,6 +175,18 @@ def test_the_schema_of_job_files_takes_every_shipped_one(capsys: pytest.CaptureF
     assert validator.is_valid({"name": "a", "pretrain": {"order": "lanes", "loss": "bce"}})
     assert not validator.is_valid({"name": "a", "pretrain": {"order": "lane"}})
     assert not validator.is_valid({"name": "a", "noise": {"ratios": [2]}})
+
+
+def test_the_schema_of_task_files_takes_every_shipped_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["schema", "task"]) == 0
+    validator = jsonschema.Draft202012Validator(json.loads(capsys.readouterr().out))
+    assert len(shipped_tasks()) > 25
+    for path in shipped_tasks().values():
+        validator.validate(load(path).data)
+    short = {"name": "a", "train": "a/train", "test": {"cut": 0.2}, "ood": {"b": "b/test"}}
+    assert validator.is_valid(short)
+    assert not validator.is_valid({**short, "test": {"cutt": 0.2}})
+    assert not validator.is_valid({**short, "metric": "acuracy"})
 
 
 def test_index_reports_what_it_found(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
