@@ -1,8 +1,9 @@
 """Tables over downstream tasks: every task's own metric, means and ranks over tasks, and scores by data fraction."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from nml_ray.analysis import statistics
@@ -24,11 +25,7 @@ def task_table(tasks: Sequence[TaskResult]) -> Table:
     rows = [
         (
             f"{task.title}, {label}",
-            [
-                statistics.score(some, ratio, head, split, task.metric, task.samples.get(split))
-                for split in splits
-                for head in heads
-            ],
+            _cells(partial(statistics.score, some, ratio), heads, splits, task.metric, task.samples),
         )
         for task in tasks
         for label, ratio, some in rows_of(task.arms)
@@ -57,11 +54,7 @@ def noise_table(tasks: Sequence[TaskResult]) -> Table:
     rows = [
         (
             f"{task.title}, {ratio_label(ratio)}",
-            [
-                statistics.ratio_difference(some, ratio, head, split, task.metric, task.samples.get(split))
-                for split in splits
-                for head in heads
-            ],
+            _cells(partial(statistics.ratio_difference, some, ratio), heads, splits, task.metric, task.samples),
         )
         for task in tasks
         for some in [statistics.trained(task.arms)]
@@ -102,14 +95,21 @@ def fraction_table(result: StudyResult) -> Table:
         for label, ratio, some in rows_of(own):
             for share in sorted({score.fraction for arm in some for score in arm.fractions}, key=float):
                 thin = [replace(arm, heads=[one for one in arm.fractions if one.fraction == share]) for arm in some]
-                cells = [
-                    statistics.score(thin, ratio, head, split, metric, samples.get(split))
-                    for split in splits
-                    for head in heads
-                ]
+                cells = _cells(partial(statistics.score, thin, ratio), heads, splits, metric, samples)
                 if any(cells):
                     rows.append((f"{title}{label}, {ratio_label(share)} of the training samples", cells))
     return Table("Data", _groups(splits, heads), _columns(splits, heads), rows)
+
+
+def _cells(
+    measure: Callable[[str, str, str, int | None], Estimate | None],
+    heads: Sequence[str],
+    splits: Sequence[str],
+    metric: str,
+    samples: Samples,
+) -> list[Estimate | None]:
+    """A row of a table: measure(head, split, metric, size of the split) of each head in each domain."""
+    return [measure(head, split, metric, samples.get(split)) for split in splits for head in heads]
 
 
 def heads_of(tasks: Sequence[TaskResult]) -> list[str]:

@@ -1,6 +1,11 @@
 """`nml-ray cluster`: what a cluster file means, and the cluster's life where that is ours."""
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from nml_ray.cluster.backend import Backend
 
 
 @click.group()
@@ -50,10 +55,7 @@ def status(cluster: str) -> None:
     Examples:
       nml-ray cluster status cluster/lab.yaml
     """
-    from nml_ray.cli.submitting import open_cluster
-    from nml_ray.cluster.backend import backend_of
-
-    for line in backend_of(open_cluster(cluster)[0]).check():
+    for line in _backend(cluster).check():
         click.echo(line)
 
 
@@ -66,10 +68,7 @@ def up(cluster: str) -> None:
     Examples:
       nml-ray cluster up cluster/aws.yaml
     """
-    from nml_ray.cli.submitting import open_cluster
-    from nml_ray.cluster.backend import backend_of
-
-    backend_of(open_cluster(cluster)[0]).up()
+    _backend(cluster).up()
 
 
 @cluster.command()
@@ -81,7 +80,11 @@ def down(cluster: str) -> None:
     Examples:
       nml-ray cluster down cluster/aws.yaml
     """
+    _backend(cluster).down()
+
+
+def _backend(cluster: str) -> "Backend":
     from nml_ray.cli.submitting import open_cluster
     from nml_ray.cluster.backend import backend_of
 
-    backend_of(open_cluster(cluster)[0]).down()
+    return backend_of(open_cluster(cluster)[0])
