@@ -6,14 +6,17 @@ whose actor or node dies is given to another actor; files are written aside and 
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from nml_ray.config.errors import UserError
 from nml_ray.config.shared import Shared
@@ -21,20 +24,27 @@ from nml_ray.features.plan import ExtractionPlan, ShardDone, WorkItem
 
 TRIES = 3  # of a shard whose tar or target cannot be reached
 PAUSE = 5.0  # seconds before the next try
+PATIENCE = 600.0  # seconds that an extraction waits for a node with room for an actor; Ray Data waits for ever
+LOOK = 5.0  # seconds between two looks at nodes while nothing comes
 
 ShardReport = Callable[[ShardDone], None]
 
 
 def extract_on_ray(
-    plan: ExtractionPlan, items: Sequence[WorkItem], workers: tuple[int, int], report: ShardReport
+    plan: ExtractionPlan,
+    items: Sequence[WorkItem],
+    workers: tuple[int, int],
+    report: ShardReport,
+    patience: float = PATIENCE,
 ) -> list[ShardDone]:
     """Extract all items with actors that reserve `plan.cpus` and `plan.gpus` each.
 
     `workers` says how many: the least to begin with (fewer where the cluster has no room), the most that there may be
     while work waits; Ray asks a cluster that grows by itself for room. `report` hears of every shard when it is done.
+    `patience` is how long, in seconds, no node may have room for an actor.
 
     Raises:
-        UserError: a mistake of the user's that an actor found, or no GPU for device cuda.
+        UserError: a mistake of the user's that an actor found; no GPU for device cuda; no room.
     """
     if not items:
         return []
@@ -54,7 +64,7 @@ def extract_on_ray(
             num_cpus=plan.cpus,
             num_gpus=plan.gpus or None,
         )
-        for row in results.iter_rows():
+        for row in _while_there_is_room(results, plan, patience):
             if row["error"]:
                 raise UserError(str(row["error"]))
             done.append(_shard_done(json.loads(str(row["done"]))))
@@ -84,6 +94,63 @@ def actors_that_fit(plan: ExtractionPlan, cluster: Mapping[str, float]) -> int:
         share = (1 + 1e-9) // plan.gpus  # actors that share a GPU; 1 // 0.1 is 9
         fitting = min(fitting, there * share if share else there // plan.gpus)
     return max(1, int(fitting))
+
+
+def _while_there_is_room(dataset: ray.data.Dataset, plan: ExtractionPlan, patience: float) -> Iterator[Any]:
+    """The rows of a data set as they come, read in a thread.
+
+    Raises:
+        UserError: no node has had room for an actor for `patience` seconds, as when nodes were lost.
+    """
+    read = SimpleQueue[tuple[Any, BaseException | None]]()
+    threading.Thread(target=_read, args=(dataset.iter_rows(), read), name="extract", daemon=True).start()
+    since = None
+    while True:
+        try:
+            row, end = read.get(timeout=min(LOOK, patience))
+        except Empty:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            since = None if has_room(plan, nodes) else since or time.monotonic()
+            if since and time.monotonic() - since >= patience:
+                error = _no_room(plan, patience)
+                _end(dataset, error)
+                raise error from None
+            continue
+        if isinstance(end, StopIteration):
+            return
+        if end:
+            raise end
+        yield row
+
+
+def _read(rows: Iterable[Any], read: "SimpleQueue[tuple[Any, BaseException | None]]") -> None:
+    try:
+        for row in rows:
+            read.put((row, None))
+        read.put((None, StopIteration()))
+    except BaseException as error:
+        read.put((None, error))
+
+
+def _end(dataset: ray.data.Dataset, error: Exception) -> None:
+    """End an execution that waits; Ray Data has no way for that but to let go of the data set, which is being read."""
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor) and thread.name.endswith(dataset.get_dataset_id()):
+            thread.shutdown(force=True, exception=error)
+
+
+def has_room(plan: ExtractionPlan, nodes: Sequence[Mapping[str, float]]) -> bool:
+    """Whether one of the nodes, by all that it has, is large enough for an actor."""
+    return any(node.get("CPU", 0) >= plan.cpus and node.get("GPU", 0) >= plan.gpus for node in nodes)
+
+
+def _no_room(plan: ExtractionPlan, patience: float) -> UserError:
+    need = f"{plan.cpus} CPUs" + (f" and {plan.gpus:g} GPUs" if plan.gpus else "")
+    return UserError(
+        f"for {patience / 60:.0f} minutes the cluster has had no node with {need}, as a process of extraction needs",
+        where="run.extract_workers",
+        expected="larger nodes (run.wait_minutes waits longer for them), or fewer threads or run.decode_threads",
+    )
 
 
 class _ShardWorker:

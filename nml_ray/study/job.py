@@ -43,7 +43,8 @@ class RunSettings(Settings):
     run goes on more as nodes come, fewer as they go. `--inline` computes with one worker, whatever is said here."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0
     """Minutes that pre-training waits for a cluster that grows by itself to have room for its workers (MIN of them);
-    0 refuses at once."""
+    0 refuses at once. Extraction, which begins with what room there is, waits 10 minutes or these for room for one
+    process."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where pre-training and extraction compute; under Ray each worker takes one GPU for `cuda`."""
     arms: Literal["shared", "sweep"] = "shared"

@@ -31,7 +31,7 @@ def train_as_trials(
         UserError: a trial fits nowhere; or, after the outcomes, a mistake of the user's that one ran into.
     """
     at_once = runs_at_once(plans[0], workers, wait_minutes)
-    shared = {"workers": asdict(workers), "storage": storage}
+    shared = {"workers": asdict(workers), "storage": storage, "wait_minutes": wait_minutes}
     trials = [Trial(attempt_name(plan), "", {"plan": plan.carried(), **shared}) for plan in plans]
     reasons: dict[str, str] = {}
     try:
@@ -57,9 +57,9 @@ def train_as_trials(
 
 
 def _train(trial: Trial) -> None:
-    plan = GroupPlan.from_data(trial.payload["plan"])
+    plan, workers = GroupPlan.from_data(trial.payload["plan"]), Workers(**trial.payload["workers"])
     try:
-        outcomes = train_on_ray(plan, Workers(**trial.payload["workers"]), trial.payload["storage"])
+        outcomes = train_on_ray(plan, workers, trial.payload["storage"], trial.payload["wait_minutes"])
     except UserError as error:
         write_json(_result(plan), {"user_error": str(error)})
     else:

@@ -68,7 +68,7 @@ def run_trials(
     if not trials:
         return
     watch = _Watch(trials, done)
-    left = range(len(trials))
+    left: Sequence[int] = range(len(trials))
     for again in range(retries + 1):
         _tune(
             tune.with_parameters(_OneByOne, trials=list(trials), function=function),

@@ -1,5 +1,6 @@
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_mistakes_of_the_users_come_back_as_such(shared_ray, make_plan, encoders
     plan = make_plan()
     with pytest.raises(UserError, match=r"colour/encoder\.safetensors: no such file"):
         extract_on_ray(plan, all_items(plan), workers=(1, 1), report=lambda shard: None)
+
+
+def test_it_ends_where_no_node_has_room_any_more(shared_ray, make_plan):
+    from nml_ray.features.ray_data import extract_on_ray
+
+    plan = replace(make_plan(), decode_threads=500)
+    with pytest.raises(UserError, match=r"run\.extract_workers: .* no node with 501 CPUs"):
+        extract_on_ray(plan, all_items(plan), workers=(1, 1), report=lambda shard: None, patience=1)
 
 
 @pytest.mark.kill

@@ -108,10 +108,11 @@ def _work(
 
         return extract_all(plan, left, report)
     context.start_ray()
-    from nml_ray.features.ray_data import extract_on_ray
+    from nml_ray.features.ray_data import PATIENCE, extract_on_ray
 
     workers = context.run.least_extract_workers, context.run.most_extract_workers
-    return extract_on_ray(plan, left, workers, lambda shard: report(shard.rows))
+    patience = max(PATIENCE, 60 * context.run.wait_minutes)
+    return extract_on_ray(plan, left, workers, lambda shard: report(shard.rows), patience)
 
 
 def _finish(task: Task, facts: dict[str, Any]) -> None:
