@@ -109,7 +109,9 @@ class Cluster:
         self._look_for_tools()
         self._make_token()
         with self._file() as path:
-            if code := _ray("up", "--yes", str(path)):
+            # The newer autoscaler takes a head of provider local for one of the workers, and leaves the last one out
+            older = {"RAY_UP_enable_autoscaler_v2": "0"} if self.provider == "local" else {}
+            if code := _ray("up", "--yes", str(path), **older):
                 raise click.ClickException(
                     f"ray up failed with exit code {code}; what it brought up: nml-ray cluster down"
                 )
@@ -253,7 +255,8 @@ def describe(document: Path) -> dict[str, Any]:
     return found
 
 
-def _ray(*arguments: str) -> int:
+def _ray(*arguments: str, **environment: str) -> int:
     """Ray's command line, by this interpreter; its output goes where ours goes."""
     command: Sequence[str] = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    inherited = {**os.environ, **environment}
+    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False, env=inherited).returncode

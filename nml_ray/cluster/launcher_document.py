@@ -28,8 +28,17 @@ _STOPPING = ("aws", "azure", "aliyun")  # which by themselves stop machines that
 _NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,29}"
 )  # sockets of Ray lie below a directory of this name, and have 107 characters
+_IPV4 = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _END = 10  # seconds that Ray's processes on machines of yours have to end
+_DESCENDANTS = """\
+$2 == "marked" { ours[$1]; next }
+{ parent[$1] = $2 }
+END { do { more = 0
+           for (one in parent) if (!(one in ours) && parent[one] in ours) { ours[one]; more = 1 }
+      } while (more)
+      for (one in ours) print one }"""
+"""Of lines `PID marked` and `PID PARENT`: those marked and all that descend from them."""
 _START = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
@@ -169,11 +178,14 @@ def completed(document: Mapping[str, Any], python: str, port: int, token: Path) 
     there = f"~/.nml_ray/{document['cluster_name']}.token"
     local = document["provider"]["type"] == "local"
     secure = f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={there.replace('~', '$HOME')} RAY_USAGE_STATS_ENABLED=0; "
+    # Ray's launcher looks for the words `ray start` in a command that starts it
+    secure += f'ray() {{ {shlex.quote(python)} -m ray.scripts.scripts "$@"; }}; '
+    end = end_command(document) if local else "ray stop"
+    start = f"{f'export {_mark(document)}; ' if local else ''}ulimit -n 65536 2> /dev/null; ray start"
     scratch = f" --temp-dir={scratch_of(document)}" if local else ""
-    ray = f"{shlex.quote(python)} -m ray.scripts.scripts"
-    end = end_command(document) if local else f"{ray} stop"
     head = f"--head --port=6379 --dashboard-host=127.0.0.1 --dashboard-port={port}{scratch}"
-    start = f"ulimit -n 65536; {ray} start"
+    if local and _IPV4.fullmatch(str(document["provider"]["head_ip"])):  # Ray takes the loopback without a way out
+        head += f" --node-ip-address={document['provider']['head_ip']}"
     defaults = {
         _START[0]: [end, f"{start} {head} --autoscaling-config=$HOME/ray_bootstrap_config.yaml"],
         _START[1]: [end, f"{start} --address=$RAY_HEAD_IP:6379{scratch}"],
@@ -188,13 +200,23 @@ def completed(document: Mapping[str, Any], python: str, port: int, token: Path) 
 
 
 def scratch_of(document: Mapping[str, Any]) -> str:
-    """Ray's directory on machines of yours, by which its processes are told from those of others."""
+    """Ray's directory on machines of yours, apart from those of others."""
     return f"/tmp/nml-ray-{document['cluster_name']}"
 
 
 def end_command(document: Mapping[str, Any]) -> str:
-    """Shell command that ends the Ray of a cluster on a machine of yours, and lists what is left of it."""
-    scratch = scratch_of(document)
-    pattern = shlex.quote(f"[{scratch[0]}]{scratch[1:]}/")  # does not find the shell that runs this
-    wait = f"for second in $(seq {_END}); do pgrep -f -- {pattern} > /dev/null || exit 0; sleep 1; done"
-    return f"pkill -TERM -f -- {pattern}; {wait}; pkill -KILL -f -- {pattern}; sleep 1; pgrep -fa -- {pattern}; true"
+    """Shell command that ends the Ray of a cluster on a machine of yours, and lists what is left of it.
+
+    Its processes are those with a mark in their environment, and what they have started: some of Ray's write their
+    title over their command line and their environment.
+    """
+    marked = f"grep -lsxz {shlex.quote(_mark(document))} /proc/[0-9]*/environ | cut -d/ -f3 | sed 's/$/ marked/'"
+    children = f"{{ {marked}; ps -A -o pid= -o ppid=; }} | awk {shlex.quote(_DESCENDANTS)}"
+    left = "left() { for one in $ours; do grep -qs . /proc/$one/cmdline && echo $one; done; }"  # no zombies
+    wait = f'for second in $(seq {_END}); do [ -z "$(left)" ] && exit 0; sleep 1; done'
+    tell = 'for one in $(left); do echo "$one $(tr "\\0" " " < /proc/$one/cmdline)"; done'
+    return f"ours=$({children}); {left}; kill -TERM $ours 2> /dev/null; {wait}; kill -KILL $(left); sleep 1; {tell}"
+
+
+def _mark(document: Mapping[str, Any]) -> str:
+    return f"NML_RAY_CLUSTER={document['cluster_name']}"

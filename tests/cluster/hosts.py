@@ -1,5 +1,5 @@
-"""Three hosts with Ray on one machine: network namespaces joined by a bridge that is in a namespace of its own too, so
-that nothing of this machine's network is touched. They share one file system, as hosts with NFS do.
+"""Several hosts on one machine, with Ray or bare: network namespaces joined by a bridge that is in a namespace of its
+own too, so that nothing of this machine's network is touched. They share one file system, as hosts with NFS do.
 """
 
 import os
@@ -53,14 +53,19 @@ def _call(*words: str) -> None:
 
 
 class Hosts:
-    """A head and two others while the context is open, each with Ray and some CPUs to hand out.
+    """Hosts while the context is open, the first of them the head.
+
+    Args:
+        cpus: of each host, for Ray to hand out.
+        ray: whether Ray runs on them.
 
     Attributes:
         directory: of the hosts' files, readable by root alone.
     """
 
-    def __init__(self, cpus: Sequence[int]) -> None:
+    def __init__(self, cpus: Sequence[int], *, ray: bool = True) -> None:
         self.directory = Path()
+        self._ray = ray
         self._cpus = list(cpus)
         self._name = f"nml-{os.getpid()}"
         self._leave = ExitStack()
@@ -72,7 +77,7 @@ class Hosts:
             token = self.directory / "token"
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
-            for host in range(len(self._cpus)):
+            for host in range(len(self._cpus) if self._ray else 0):
                 self.start(host)
         except BaseException:
             self._leave.close()

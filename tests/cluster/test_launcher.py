@@ -196,7 +196,8 @@ def test_check_misses_tools(monkeypatch):
 def test_down_ends_what_runs_and_makes_sure(capfd, tmp_path, monkeypatch):
     name = f"down-{os.getpid()}"
     process = subprocess.Popen(
-        [sys.executable, "-c", "print(1, flush=True); input()", f"--session=/tmp/nml-ray-{name}/session_1"],
+        [sys.executable, "-c", "print(1, flush=True); input()"],
+        env={**os.environ, "NML_RAY_CLUSTER": name},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

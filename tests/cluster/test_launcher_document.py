@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import psutil
 import pytest
 import yaml
 
@@ -133,22 +134,24 @@ def test_ray_takes_what_is_sent(tmp_path):
 
 def test_ending_a_cluster_leaves_others_alone():
     document = {"cluster_name": f"end-{os.getpid()}"}
-    other = {"cluster_name": f"end-{os.getpid()}-other"}
-    code = "print('ready', flush=True); input()"
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'], env={})"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, f"--session=/tmp/nml-ray-{one['cluster_name']}/session_1"],
+            [sys.executable, "-c", code],
+            env={**os.environ, "NML_RAY_CLUSTER": document["cluster_name"] + suffix},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        for one in (document, other)
+        for suffix in ("", "-other")
     ]
     try:
         for process in started:
-            assert process.stdout and process.stdout.readline() == b"ready\n"
+            assert process.stdout and process.stdout.readline() == b"1\n"
+        (child,) = psutil.Process(started[0].pid).children()  # without the mark, as those of Ray with a title
         done = subprocess.run(["sh", "-c", end_command(document)], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, "")
         assert started[0].wait(timeout=60) < 0
+        assert not child.is_running()
         assert started[1].poll() is None
     finally:
         for process in started:

@@ -73,6 +73,11 @@ def test_failures_are_named_and_a_lost_process_is_replaced(tmp_path: Path, capfd
         "bad-1": "ValueError: no good: BAD-1",
         "bad-2": "ValueError: no good: BAD-2",
     }
-    assert sorted(path.name for path in tmp_path.glob("*.done")) == ["given-up.done", "lost.done", "one.done", "two.done"]
+    assert sorted(path.name for path in tmp_path.glob("*.done")) == [
+        "given-up.done",
+        "lost.done",
+        "one.done",
+        "two.done",
+    ]
     assert [path.name for path in tmp_path.glob("ray/*")] == []
     assert "Traceback" not in "".join(capfd.readouterr())
