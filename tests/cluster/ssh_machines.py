@@ -1,5 +1,5 @@
-"""Machines of a lab that are reached by ssh, on one machine: hosts of network namespaces, each with an ssh server, a home,
-processes and scratch space of its own. What else lies on the disk they share.
+"""Machines of a lab that are reached by ssh, on one machine: hosts of network namespaces, each with an ssh server, a
+home, processes and scratch space of its own. What else lies on the disk they share.
 """
 
 import shutil
@@ -33,9 +33,8 @@ def missing() -> str:
     if reason := hosts.missing():
         return reason
     needed = {SSHD: "openssh-server", "ssh-keygen": "openssh-client", "rsync": "rsync", "unshare": "util-linux"}
-    return ", ".join(
-        f"not installed: {tool} (Debian: {name})" for tool, name in needed.items() if not shutil.which(tool)
-    )
+    lacking = [f"{tool} (Debian: {package})" for tool, package in needed.items() if not shutil.which(tool)]
+    return f"not installed: {', '.join(lacking)}" if lacking else ""
 
 
 class Machines:
@@ -100,7 +99,7 @@ class Machines:
         self._hosts.popen(number, self._apart(number, [SSHD, "-D", "-e", "-f", str(config)]), home / "sshd.log")
 
     def _apart(self, number: int, command: Sequence[str]) -> list[str]:
-        """A command that sees the processes of its machine alone, root's home as the machine's, and `OWN` as its own."""
+        """A command that sees no processes but its machine's, the machine's home as root's, and `OWN` as its own."""
         lines = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
         users = self.home(number) / "passwd"
         moved = [[*line[:5], str(self.home(number)), *line[6:]] if line[0] == "root" else line for line in lines]

@@ -14,7 +14,13 @@ from tests.cluster.ssh_machines import Machines
 from tests.small_icons import small_icons
 
 JOB = Path(__file__).parents[2] / "jobs/demo.yaml"
-SETTINGS = ("threads=1", "pretrain.encoder.width=4", "pretrain.epochs=2", "pretrain.microbatch=64", "noise.ratios=[0]")
+SETTINGS: tuple[str, ...] = (
+    "threads=1",
+    "pretrain.encoder.width=4",
+    "pretrain.epochs=2",
+    "pretrain.microbatch=64",
+    "noise.ratios=[0]",
+)
 SETTINGS += ("run.workers=3", "run.wait_minutes=5")  # the workers come up after the head
 NML_RAY = [sys.executable, "-m", "nml_ray"]
 
