@@ -1,133 +1,316 @@
-"""Whether a job fits the cluster that it is for: the cluster's numbers, as plain data, against the job's needs."""
+"""Whether a job fits the cluster that it is for: what `plan --cluster` tells, and `submit` refuses, before anything is
+sent. Refused is what is certain; what another machine may know better is said."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from nml_ray.cli.options import find_job
-from nml_ray.cli.submitting import SHARED, Prepared, open_cluster, prepare, storage_place
-from nml_ray.cluster.size import size_of_cluster
+from nml_ray.cli.submitting import SHARED, Prepared, texts_of
+from nml_ray.cluster.size import Size, of_nodes, size_of_cluster
 from nml_ray.config.document import Document
 from nml_ray.config.errors import UserError, nearest_name
-from nml_ray.storage.location import locate
+from nml_ray.models.given import NotHere
+from nml_ray.storage.artifact import Store
+from nml_ray.storage.patience import NoAccess
 from nml_ray.storage.shard_cache import size_text
 from nml_ray.study import refusals
-from nml_ray.study.job import Job, read_job
-from nml_ray.study.plan import Planned
+from nml_ray.study.execute import plan_study, stages_of, store_of
+from nml_ray.study.expand import VERSIONS, Study
+from nml_ray.study.graph import ordered, until
+from nml_ray.study.plan import Planned, plan
+from nml_ray.study.room import Misfit, misfits
 
 if TYPE_CHECKING:
-    from nml_ray.cluster.config import AnyCluster
     from nml_ray.study.feed import Feed
 
 ALL = ("pretrain", "extract", "heads")
+_UPSTREAM: Mapping[str, Collection[str]] = {
+    "extract": ("pretrain", "extract"),
+    "spectrum": ("pretrain", "extract"),
+    "heads": ALL,
+    "report": ALL,
+}
+_MOST_ZIPPED = 100 << 20  # bytes that a job server takes
 
 
-@dataclass(frozen=True)
-class OnCluster:
-    """A job as it would be submitted, and where to. `where`: the setting that names the storage."""
+@dataclass
+class Fitting:
+    """A job on its way to a cluster.
+
+    Attributes:
+        prepared: what would be sent.
+        warnings: what is to be said and may go well all the same.
+        unknown: why the stages cannot be told from here, or "".
+        reached: whether the storage answers, where `refuse_storage` has looked.
+    """
 
     prepared: Prepared
-    cluster: "AnyCluster"
-    where: str
-    gpu: str
+    warnings: list[str] = field(default_factory=list)
+    unknown: str = ""
+    reached: bool = True
 
-    def lines(self, document: Document, planned: Mapping[str, Planned], feed: "Feed | None") -> list[str]:
-        """What the cluster has for the stages that are to do, and what they take of it.
+    @cached_property
+    def study(self) -> Study | None:
+        """The stages; None where their data lies where this machine does not see it (`unknown` says what).
 
         Raises:
-            UserError: see `refuse_misfit` and `fit`.
+            UserError: mistakes of the job and its data; there is no such stage as the target.
         """
-        to_do = [one.stage.kind for one in planned.values() if one.state == "to do"]
-        found = refuse_misfit(self.prepared.job, document, self.cluster, set(to_do))
-        arms = 0 if self.prepared.job.sweep else to_do.count("pretrain")
-        return [*found, *fit(self.prepared, self.cluster, self.where, arms, feed, self.gpu)]
+        one = self.prepared
+        if one.job.sweep and one.target:
+            raise UserError("a sweep has no single stage", where="--until", expected="a job without 'sweep'")
+        if one.cluster.kind != "local":
+            self.unknown = next(_elsewhere(one.document), "")
+        if self.unknown:
+            _refuse_kind(one.target)
+            return None
+        try:
+            study = stages_of(one.job)
+        except (NoAccess, NotHere) as error:
+            if one.cluster.kind == "local" or (isinstance(error, NoAccess) and one.cluster.kind in SHARED):
+                raise
+            self.unknown = str(error)
+            _refuse_kind(one.target)
+            return None
+        if one.target:
+            until(ordered(study.stages), one.target)
+        return study
+
+    @property
+    def store(self) -> Store | None:
+        """Where artifacts lie; None where that does not answer here."""
+        return store_of(self.prepared.job) if self.reached else None
+
+    @cached_property
+    def planned(self) -> Mapping[str, Planned]:
+        """The plan, of stages that can be told; what is cached is known only where `certain`."""
+        if self.study is None:
+            return {}
+        if self.store:
+            return plan_study(self.study, self.store, self.prepared.target)
+        stages = ordered(self.study.stages)
+        stages = until(stages, self.prepared.target) if self.prepared.target else stages
+        return plan(stages.values(), lambda kind, digest: False, self.study.given)
+
+    def to_do(self) -> set[str]:
+        """Kinds of stages that are to do, as far as is known: at most these."""
+        if self.study is None:
+            kind = self.prepared.target.partition("/")[0]
+            return set(_UPSTREAM.get(kind, (kind,) if kind else ALL))
+        return {one.stage.kind for one in self.planned.values() if one.state == "to do"}
+
+    @property
+    def here(self) -> bool:
+        """Whether the job runs on this machine, by this interpreter."""
+        cluster = self.prepared.cluster
+        return cluster.kind == "local" and "python" not in cluster.model_fields_set
+
+    @property
+    def certain(self) -> bool:
+        """Whether stages that count as to do are."""
+        return self.study is not None and self.prepared.sees_storage and self.reached
+
+    @cached_property
+    def size(self) -> Size | None:
+        """Of the cluster; None where nobody tells it."""
+        cluster, job = self.prepared.cluster, self.prepared.job
+        size = size_of_cluster(cluster)
+        if cluster.kind == "local" and size:
+            (node,) = size.nodes
+            # Ray is told of more CPUs than there are where a worker needs them: they share, see `execute`.
+            cpus = max(float(job.run.cpus or node["CPU"]), float(job.least_cpus()))
+            return Size(({**node, "CPU": cpus},), size.enlarge)
+        if cluster.kind == "address":
+            from nml_ray.cluster.address import Cluster
+
+            assert isinstance(self.prepared.backend, Cluster)
+            try:
+                return of_nodes(self.prepared.backend.nodes())
+            except UserError as error:
+                self.warnings.append(f"room: not looked at: {error}")
+        return size
+
+    def room(self) -> tuple[list[str], dict[str, str]]:
+        """What is said of the room that the stages have, in lines; and the mistakes of single trials of a sweep.
+
+        Raises:
+            UserError: the cluster has no room for what is to do.
+        """
+        one, size = self.prepared, self.size
+        if size is None:
+            return [], {}
+        if one.job.sweep:
+            return self._room_of_trials(size)
+        wrong, lines = misfits(one.job, one.document, size, self.to_do(), one.inline)
+        for misfit in wrong:
+            if self._certain(misfit, size):
+                raise misfit.error
+            self.warnings.append(f"room: not now, unless it is made already: {misfit.error}")
+        return lines, {}
+
+    def _room_of_trials(self, size: Size) -> tuple[list[str], dict[str, str]]:
+        from nml_ray.study.sweep import first_asked, none_is_right
+        from nml_ray.study.sweep_room import trial_misfits
+
+        one = self.prepared
+        found, lines = trial_misfits(one.job, one.document, size, self.to_do(), one.inline)
+        wrong = {name: str(all_[0].error) for name, all_ in found.items() if self._certain(all_[0], size)}
+        if wrong and len(wrong) == len(first_asked(one.job)):
+            raise none_is_right(wrong)
+        for name, all_ in found.items():
+            if name not in wrong:
+                self.warnings.append(f"room: trial {name}: not now, unless it is made already: {all_[0].error}")
+        return lines, wrong
+
+    def _certain(self, misfit: Misfit, size: Size) -> bool:
+        """Whether a stage waits for ever. A cluster that runs may grow: pre-training refuses at once to wait for that
+        unless `run.wait_minutes` says so."""
+        waits = size.now and (misfit.kind != "pretrain" or self.prepared.job.run.wait_minutes > 0)
+        return self.certain and not waits
+
+    def refuse_storage(self) -> str:
+        """What is known of the storage, in a line.
+
+        Raises:
+            UserError: it cannot be written; one that does not answer here may answer the cluster's machines.
+        """
+        one = self.prepared
+        if not one.sees_storage:
+            return f"storage: {one.storage} lies on the cluster's machines, and is not looked at from here"
+        try:
+            refusals.refuse_storage(one.storage, one.where)
+        except NoAccess as error:
+            if one.cluster.kind in SHARED:
+                raise
+            self.reached = False
+            self.warnings.append(f"storage: not from here, perhaps from the cluster's machines: {error}")
+            return ""
+        return f"storage: {one.storage} can be written"
+
+    def refuse_encoders(self) -> None:
+        """Refuse encoders that no library has, and on this machine trackers and libraries that are not there.
+
+        Raises:
+            UserError: at the place in the job file.
+        """
+        from nml_ray.study.encoder_names import OWN, refuse_encoders
+        from nml_ray.study.machine_check import refuse_trackers
+
+        one = self.prepared
+        if self.here:
+            refuse_trackers(one.job, one.document)
+        if one.job.sweep or self.study is None:
+            return
+        names = [one.job.pretrain.encoder.name] if one.job.pretrain else []
+        names += [encoder.name for encoder in one.job.encoders]
+        libraries = {name.partition(":")[0] for name in names if name != OWN and ":" in name}
+        if not self.here and (missing := [name for name in sorted(libraries) if find_spec(name) is None]):
+            self.warnings.append(
+                f"encoder: {missing[0]} is not installed here, so names of its encoders are not checked"
+            )
+            return
+        refuse_encoders(one.job, one.document, self.planned)
+
+    def feeding(self) -> tuple[Any, "Feed | None", dict[str, str]]:
+        """Where the training data is and how it will be fed, as far as it is there; mistakes of single trials of a
+        sweep.
+
+        Raises:
+            UserError: pre-training has too few samples for a batch; no trial is right.
+        """
+        from nml_ray.study.feed import feed_of, training_data
+
+        one = self.prepared
+        if self.study is None:
+            return None, None, {}
+        data = training_data(self.study, self.planned, self.store)
+        if one.job.sweep:
+            from nml_ray.study.sweep_points import wrong_points
+
+            trackers = self.here
+            wrong = wrong_points(one.job, one.document, device=False, trackers=trackers) if self.reached else {}
+            return data, None, wrong
+        return data, feed_of(one.job, one.document, data) if data else None, {}
+
+    def refuse_disk(self) -> list[str]:
+        """What is said of the disk, in lines.
+
+        Raises:
+            UserError: it has no room for the checkpoints.
+        """
+        one = self.prepared
+        arms = self.arms()
+        if not arms or one.storage.remote or not self.certain:
+            return []
+        assert one.job.pretrain
+        from nml_ray.pretrain.estimate import estimate_of
+
+        if (size := estimate_of(one.job.pretrain)) is None:
+            return [f"disk: of {one.job.pretrain.encoder.name} nothing is known without building it"]
+        needed = refusals.checkpoint_bytes(one.job, size.parameters, arms)
+        return [refusals.refuse_disk(one.storage.local, needed, one.where)]
+
+    def arms(self) -> int:
+        """Runs of single arms of pre-training that are to do; none of a sweep, whose trials share them."""
+        if self.prepared.job.sweep:
+            return 0
+        return sum(one.stage.kind == "pretrain" and one.state == "to do" for one in self.planned.values())
+
+    def package(self) -> str:
+        """The code, in a line.
+
+        Raises:
+            UserError: a job server does not take it.
+        """
+        one = self.prepared
+        size = one.package.size
+        if one.cluster.kind in ("address", "launcher") and size > _MOST_ZIPPED:
+            from nml_ray.cluster.address import archive
+
+            if (zipped := len(archive(one.package)[1])) > _MOST_ZIPPED:
+                raise UserError(
+                    f"the code is {size_text(zipped)} as a zip, and a job server takes 100 MiB",
+                    where=one.cluster.code.directory,
+                    expected="code.exclude in the cluster file to leave files out, or a smaller code.directory",
+                )
+        if one.cluster.kind == "kuberay":
+            one.backend.render(one.submission, one.package)  # refuses what is too large for Kubernetes
+        return f"code: {len(one.package.files):,} files, {size_text(size)}, of at most {one.cluster.code.limit}"
 
 
-def open_prepared(
-    job: str, cluster: str, assignments: tuple[str, ...], storage: str | None, target: str, gpu: str
-) -> OnCluster:
-    """A job and its cluster, read and packed as `submit` does; its storage is written to, where that can be done here.
+def refuse_misfit(prepared: Prepared) -> tuple[list[str], dict[str, str]]:
+    """All that is refused before a job is sent; warnings, and mistakes of single trials of a sweep.
 
     Raises:
-        UserError: see `submitting.prepare`; storage cannot be written.
+        UserError: what cannot run there, with the fix.
     """
-    prepared = prepare(job, cluster, assignments, storage, target)
-    settings, cluster_document = open_cluster(cluster)
-    document = read_job(find_job(job), assignments)[1]
-    where = storage_place(storage, settings, cluster_document, document)
-    place = locate(prepared.submission.storage)
-    if place.remote or settings.kind in SHARED:
-        refusals.refuse_storage(place, where)  # at once: to plan, it is asked what is there
-    return OnCluster(prepared, settings, where, gpu)
+    fitting = Fitting(prepared)
+    fitting.package()
+    fitting.refuse_storage()
+    if fitting.study is None:
+        fitting.warnings.append(f"not looked at, for it is not on this machine: {fitting.unknown}")
+    fitting.refuse_encoders()
+    wrong = fitting.feeding()[2] | fitting.room()[1]
+    fitting.refuse_disk()
+    return fitting.warnings, wrong
 
 
-def refuse_misfit(
-    job: Job, document: Document, cluster: "AnyCluster", kinds: Collection[str] = ALL, inline: bool = False
-) -> list[str]:
-    """Refuse work that a cluster has no room for; what else is to say of it, in lines. It asks nobody.
-
-    Raises:
-        UserError: at the place in the job file.
-    """
-    size = size_of_cluster(cluster)
-    if size is None or inline or job.sweep:
-        return []
-    return refusals.refuse_room(job, document, size.nodes, size.enlarge, kinds)
-
-
-def fit(prepared: Prepared, cluster: "AnyCluster", where: str, arms: int, feed: "Feed | None", gpu: str) -> list[str]:
-    """What a job will take of its cluster, in lines.
-
-    Args:
-        prepared: the job as it would be submitted.
-        cluster: where to.
-        where: the setting that names the storage.
-        arms: of pre-training that are to do, over all seeds.
-        feed: how one is fed, where its data is there.
-        gpu: by whose peak hours are reckoned.
-
-    Raises:
-        UserError: storage has no room; a GPU whose peak is not known.
-    """
-    package, place = prepared.package, locate(prepared.submission.storage)
-    lines = [f"code: {len(package.files):,} files, {size_text(package.size)}, of at most {cluster.code.limit}"]
-    if place.remote or cluster.kind in SHARED:
-        lines.append(f"storage: {place} can be written")
-    else:
-        lines.append(f"storage: {place} lies on the cluster's machines, and is not looked at from here")
-    if not arms:
-        return lines
-    from nml_ray.pretrain.estimate import estimate_of
-
-    job = prepared.job
-    assert job.pretrain
-    estimate = estimate_of(job.pretrain)
-    if estimate is None:
-        return [*lines, f"size: of {job.pretrain.encoder.name} nothing is known without building it"]
-    if not place.remote and cluster.kind in SHARED:
-        needed = refusals.checkpoint_bytes(job, estimate.parameters, arms)
-        lines.append(refusals.refuse_disk(place.local, needed, where))
-    if job.run.device == "cuda":
-        lines += _hours(job, cluster, estimate.forward_flops, arms, feed, gpu)
-    return lines
-
-
-def _hours(job: Job, cluster: "AnyCluster", flops: float, arms: int, feed: "Feed | None", gpu: str) -> list[str]:
-    from nml_ray.pretrain.hardware import PEAKS, peak_of
-
-    assert job.pretrain
-    if feed is None:
-        return ["GPU-hours: not known before the training data is here"]
-    if job.pretrain.objective == "clip":
-        return ["GPU-hours: not reckoned for clip, whose text counts too"]
-    peak = peak_of(gpu, job.pretrain.precision)
-    if peak is None:
+def _refuse_kind(target: str) -> None:
+    kinds = list(VERSIONS)
+    if target and (kind := target.partition("/")[0]) not in kinds:
         raise UserError(
-            f"GPU '{gpu}'", where="--gpu", expected="one of " + ", ".join(PEAKS), nearest=nearest_name(gpu, PEAKS)
+            f"no stage '{target}' in this job",
+            where="--until",
+            expected="one of " + ", ".join(kinds),
+            nearest=nearest_name(kind, kinds),
         )
-    images = float(job.pretrain.epochs * feed.steps * feed.batch)
-    hours = refusals.gpu_hours(images, flops, arms, peak)
-    price = cluster.gpu_hour_price
-    cost = f", {hours * price:,.2f} {cluster.currency}" if price is not None else ""
-    reckoned = f"{arms} arm(s) of {images:,.0f} images, {flops / 1e9:.3g} GFLOPs forwards and twice that backwards"
-    return [f"GPU-hours: {hours:.3g}{cost} ({reckoned}, on {gpu} at {refusals.UTILISATION:.0%} of its peak)"]
+
+
+def _elsewhere(document: Document) -> Iterator[str]:
+    """Absolute paths of a job's data that are not on this machine: of the section `run` nothing is data."""
+    for path, text in texts_of(document.data, ()):
+        if path[:1] != ("run",) and os.path.isabs(text) and "\n" not in text and not os.path.exists(text):
+            yield f"{'.'.join(map(str, path))} = {text}"

@@ -33,9 +33,9 @@ def submit(
 ) -> int:
     """Send a job and its code to a cluster, where it runs on without this machine.
 
-    The job is checked here, before anything is sent: code only, within the limits of the cluster file. What .gitignore
-    and .nmlignore name stays behind; a file that looks like a secret is refused. The first line that is printed is the
-    submission's id.
+    The job is checked here, before anything is sent, as `nml-ray plan JOB --cluster CLUSTER` checks it: what cannot run
+    there is refused. Sent is code only, within the limits of the cluster file. What .gitignore and .nmlignore name
+    stays behind; a file that looks like a secret is refused. The first line that is printed is the submission's id.
 
     With --follow the exit code is the job's: 0, 1, 2, or 130 if it was stopped. Ctrl-C lets go of the job, which runs
     on, with code 130.
@@ -47,12 +47,18 @@ def submit(
       nml-ray submit my.yaml --cluster lab.yaml --set pretrain.epochs=20 --until extract
       nml-ray logs -f last                    back to its output, later
     """
+    from nml_ray.cli.fitting import refuse_misfit
     from nml_ray.cli.following import come_back, stream
     from nml_ray.cli.submitting import keep_record, prepare, send
+    from nml_ray.storage.patience import PLANNING, at_most
     from nml_ray.storage.shard_cache import size_text
 
     prepared = prepare(job, cluster, assignments, storage, target, inline)
-    prepared.backend.check()
+    with at_most(PLANNING):
+        prepared.backend.check()
+        warnings, wrong = refuse_misfit(prepared)
+    for line in [*warnings, *(f"trial {name} will fail: {mistake}" for name, mistake in wrong.items())]:
+        click.echo(f"nml-ray: {line}", err=True)
     id = prepared.submission.id
     try:
         submission = send(prepared)

@@ -28,12 +28,37 @@ _BRIEFLY = Patience(total=5)
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a backend needs, and the job as it was understood."""
+    """All that a backend needs, and the job as it was understood.
+
+    Attributes:
+        backend, submission, package: what is sent, and by whom.
+        job: with the storage of the submission.
+        document: of the job, for places.
+        cluster: where to.
+        where: the flag or setting that names the storage, for messages.
+        target: stage up to which it runs; "" for all.
+        inline: in one process, without Ray.
+    """
 
     backend: Backend
     submission: Submission
     package: Package
     job: "Job"
+    document: Document
+    cluster: AnyCluster
+    where: str
+    target: str = ""
+    inline: bool = False
+
+    @property
+    def storage(self) -> Location:
+        """Where the job leaves its artifacts."""
+        return locate(self.submission.storage)
+
+    @property
+    def sees_storage(self) -> bool:
+        """Whether this machine sees what lies there as the cluster's machines do."""
+        return self.storage.remote or self.cluster.kind in SHARED
 
 
 def find_cluster(cluster: str) -> Path:
@@ -97,7 +122,9 @@ def prepare(
         submitted=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     run = settings.run.model_copy(update={"storage": str(place)})
-    return Prepared(backend_of(chosen), submission, collected.package, settings.model_copy(update={"run": run}))
+    job_there = settings.model_copy(update={"run": run})
+    sent = backend_of(chosen), submission, collected.package
+    return Prepared(*sent, job_there, document, chosen, where, target, inline)
 
 
 def storage_place(storage: str | None, cluster: ClusterSettings, cluster_document: Document, job: Document) -> str:
@@ -125,7 +152,7 @@ def _storage(text: str, where: str, cluster: AnyCluster) -> Location:
 def _refuse_relative_data(document: Document, package: Package, directory: Path) -> None:
     """Refuse relative paths of files that lie here and do not travel."""
     sent = {file.name for file in package.files}
-    for path, text in _texts(document.data, ()):
+    for path, text in texts_of(document.data, ()):
         if path[:1] == ("run",) or os.path.isabs(text) or not ("/" in text or Path(text).suffix):
             continue
         if "://" in text or "\n" in text or len(text) > 400 or not os.path.exists(text):
@@ -140,13 +167,14 @@ def _refuse_relative_data(document: Document, package: Package, directory: Path)
         )
 
 
-def _texts(data: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def texts_of(data: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every text in a document, with its place."""
     if isinstance(data, Mapping):
         for key, value in data.items():
-            yield from _texts(value, (*path, key))
+            yield from texts_of(value, (*path, key))
     elif isinstance(data, list):
         for number, value in enumerate(data):
-            yield from _texts(value, (*path, number))
+            yield from texts_of(value, (*path, number))
     elif isinstance(data, str):
         yield path, data
 

@@ -47,6 +47,10 @@ class Cluster:
             lines.append(f"python: '{self.cluster.python}' is looked up on the head's PATH; a full path is safer")
         return tuple(lines)
 
+    def nodes(self) -> tuple[Mapping[str, float], ...]:
+        """What each node has at present, by Ray's names."""
+        return tuple(self.server.nodes())
+
     def render(self, submission: Submission, package: Package) -> str:
         """The requests: the package's name and size, and the job's body."""
         name, data = archive(package)

@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 ANSWER = 9.0  # seconds in which a server has answered, or is told to be silent
 _CONNECT = 5.0
 _SLOW = 120.0  # seconds without a sign while a package is taken, or the head starts its first job
+_NODES = 10_000  # that are asked for
 _LOG = "job-driver-{}.log"
 
 
@@ -85,6 +86,22 @@ class JobServer:
         """What the server knows of a job: status, message, driver_exit_code, driver_node_id ...; None if nothing."""
         answer = self._ask("GET", f"/api/jobs/{quote(id, safe='')}", missing=True)
         return None if answer is None else self._data(answer)
+
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node that is alive has in all, by Ray's names.
+
+        Raises:
+            UserError: also where the server does not tell it.
+        """
+        answer = self._ask("GET", f"/api/v0/nodes?limit={_NODES}")
+        assert answer is not None
+        try:
+            listed = self._data(answer)["data"]["result"]["result"]
+            return [dict(one["resources_total"]) for one in listed if one["state"] == "ALIVE"]
+        except (KeyError, TypeError):
+            raise UserError(
+                "the server does not say what its nodes have", where=self.address, expected="Ray's state API there"
+            ) from None
 
     def stop(self, id: str) -> bool:
         """Have a job stopped; whether the server knows it."""

@@ -21,6 +21,10 @@ _OF_TOKENIZER = (
 _OF_CHECKPOINT = ("encoder.json", "encoder.safetensors", "config.json", "tokenizer.json")
 
 
+class NotHere(UserError):
+    """Published weights that this machine's cache lacks; another's may have them."""
+
+
 def given_files(settings: EncoderSettings) -> Mapping[str, Path]:
     """The files that define an encoder's weights, by the name that a link to each is to have; {} for random weights.
 
@@ -113,8 +117,8 @@ def _cached(name: str, repository: str, files: Sequence[str]) -> Path:
     raise _absent(name, f"{files[0]} in {constants.HF_HUB_CACHE}: `hf download {repository} {files[0]}`")
 
 
-def _absent(name: str, mend: str) -> UserError:
-    return UserError(
+def _absent(name: str, mend: str) -> NotHere:
+    return NotHere(
         f"the weights of {name} are not on this machine",
         where="encoder.weights",
         expected=f"{mend}; or the path of a copy as encoder.weights",

@@ -14,10 +14,11 @@ OWN = "small_resnet"
 
 @dataclass(frozen=True)
 class Estimate:
-    """Parameters of a model, and FLOPs of one sample's way through it."""
+    """Parameters of a model, FLOPs of one sample's way through it, and dimensions of the encoder's features."""
 
     parameters: int
     forward_flops: int
+    dim: int
 
 
 def estimate_of(settings: PretrainSettings) -> Estimate | None:
@@ -32,7 +33,7 @@ def estimate_of(settings: PretrainSettings) -> Estimate | None:
     assert image
     projection = 8 * settings.encoder.width * text.dim
     parameters = image.parameters + projection + (text.buckets + 1) * text.dim + 1
-    return Estimate(parameters, image.forward_flops + 2 * projection)  # a sum of embeddings is no product
+    return Estimate(parameters, image.forward_flops + 2 * projection, image.dim)  # a sum of embeddings is no product
 
 
 def estimate_of_encoder(encoder: "EncoderSettings", side: int | None = None) -> Estimate | None:
@@ -40,7 +41,7 @@ def estimate_of_encoder(encoder: "EncoderSettings", side: int | None = None) -> 
     tell."""
     side = side or encoder.size
     if encoder.name == OWN:
-        return Estimate(*small_resnet_size(encoder.width, encoder.channels, side))
+        return Estimate(*small_resnet_size(encoder.width, encoder.channels, side), 8 * encoder.width)
     if encoder.from_directory:
         return None
     import torch
@@ -54,7 +55,7 @@ def estimate_of_encoder(encoder: "EncoderSettings", side: int | None = None) -> 
             model(torch.zeros(1, encoder.channels, side, side))
     except Exception:  # not every encoder can be built without memory
         return None
-    return Estimate(sum(one.numel() for one in model.parameters()), counter.get_total_flops())
+    return Estimate(sum(one.numel() for one in model.parameters()), counter.get_total_flops(), model.dim)
 
 
 def _of_pair(settings: PretrainSettings, side: int) -> Estimate | None:
@@ -72,4 +73,4 @@ def _of_pair(settings: PretrainSettings, side: int) -> Estimate | None:
             pair.text_features(torch.zeros_like(tokens, device="meta"))
     except Exception:  # not every tower can be built without memory
         return None
-    return Estimate(sum(one.numel() for one in pair.parameters()), counter.get_total_flops())
+    return Estimate(sum(one.numel() for one in pair.parameters()), counter.get_total_flops(), pair.encoder.dim)

@@ -119,7 +119,7 @@ def plan_job(job: Job, target: str = "") -> tuple[Study, dict[str, Planned]]:
     Raises:
         UserError: there is no such stage; data that the job names cannot be read.
     """
-    study = _expanded(job)
+    study = stages_of(job)
     return study, plan_study(study, store_of(job), target)
 
 
@@ -137,7 +137,12 @@ def plan_study(study: Study, store: Store, target: str = "") -> dict[str, Planne
     return plan(stages.values(), lambda kind, digest: (kind, digest) in there, study.given)
 
 
-def _expanded(job: Job) -> Study:
+def stages_of(job: Job) -> Study:
+    """The stages of a job, of a sweep those of the trials that are known before anything has run.
+
+    Raises:
+        UserError: data that the job names cannot be read.
+    """
     if job.sweep is None:
         return expand(job)
     from nml_ray.study.sweep import first_round

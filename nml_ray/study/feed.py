@@ -57,14 +57,15 @@ class Feed:
         return lines
 
 
-def training_data(study: Study, planned: Mapping[str, Planned], store: Store) -> Any:
-    """Where the data that a plan pre-trains on lies, as `Dataset.open` takes it; None where it does not or not yet."""
+def training_data(study: Study, planned: Mapping[str, Planned], store: Store | None) -> Any:
+    """Where the data that a plan pre-trains on lies, as `Dataset.open` takes it; None where it does not or not yet, or
+    is made and there is no store to look in."""
     name = next((name for name in ("shards/pretrain", "shards") if name in planned), "")
     if not name or all(one.stage.kind != "pretrain" for one in planned.values()):
         return None
     if name in study.given:
         return study.given[name].links.get("pretrain")
-    artifact = store.artifact("shards", planned[name].digest)
+    artifact = store.artifact("shards", planned[name].digest) if store else None
     return artifact.path / "pretrain" if artifact else None
 
 

@@ -18,13 +18,14 @@ from nml_ray.study.union import union
 from nml_ray.sweep.search import Asked
 
 
-def wrong_points(job: Job, document: Document, *, device: bool) -> dict[str, str]:
+def wrong_points(job: Job, document: Document, *, device: bool, trackers: bool = True) -> dict[str, str]:
     """What is wrong with trials of the first round, by how the user is told of them: "7 (noise.ratios=[0])".
 
     Args:
         job: with a section `sweep`.
         document: of the job, for places.
         device: whether a GPU that this machine lacks is a mistake.
+        trackers: whether trackers are whose packages it lacks.
 
     Raises:
         UserError: every trial is wrong; this machine lacks what the section `run` asks for.
@@ -41,7 +42,8 @@ def wrong_points(job: Job, document: Document, *, device: bool) -> dict[str, str
         if key in studies:
             own = {name: planned[called] for name, called in names[key].items()}
             point, placed = job.at(one.point), override(document, assignments(one.point))
-            refuse_trackers(point, placed)
+            if trackers:
+                refuse_trackers(point, placed)
             if device:
                 refuse_device(point, placed, own)
             mistake = _mistake(point, placed, one, studies[key], own)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,20 @@ import pytest
 from nml_ray.cli.main import call
 from nml_ray.storage import patience
 from nml_ray.storage.patience import Patience
+from tests.dashboard import dashboard
 from tests.submitted import code_directory
 
 SLURM = (
     'kind: slurm\ndirectory: {0}/slurm\ntime: "60"\nnodes: 2\ncpus_per_node: 4\ngpus_per_node: 1\ngpu_hour_price: 2\n'
 )
+
+
+FAR = """
+name: far
+data: {shards: {pretrain: /far/x}}
+noise: {ratios: [0]}
+pretrain: {batch: 64}
+"""
 
 
 @pytest.fixture
@@ -53,19 +63,57 @@ def test_more_workers_than_there_is_room_for_are_refused(code, capsys, tmp_path)
 
 @pytest.mark.long
 def test_what_fits_is_told_with_its_cost(code, capsys, tmp_path) -> None:
-    storage = ("--storage", str(tmp_path / "runs"))
-    status, output, errors = planned(capsys, "demo", *storage)
+    with dashboard([{"CPU": 16, "GPU": 1}]) as address:
+        (code / "lab.yaml").write_text(f"{{kind: address, address: '{address}', gpu_hour_price: 2}}")
+        storage = ("--storage", str(tmp_path / "runs"))
+        assert call(["run", "demo", "--inline", "--until", "shards", *storage]) == 0
+        capsys.readouterr()
+        status, output, errors = planned(capsys, "demo", "--set", "run.device=cuda", "--gpu", "H100", *storage)
+        assert (status, errors) == (0, "")
+        assert "pretrain/symmetric-0/seed-0    unknown" in output and "1 cached" in output
+        *_, last = output.splitlines()
+        told = dict(line.split(": ", 1) for line in output.splitlines() if ": " in line)
+        assert told["code"].endswith("of at most 100MiB")
+        assert told["storage"] == f"{tmp_path}/runs lies on the cluster's machines, and is not looked at from here"
+        assert f"cluster: Ray {metadata.version('ray')} at {address}: asks for no token" in output
+        for kind in ("pre-training", "extraction", "heads"):
+            assert " USD (" in told[f"GPU-hours of {kind}"]
+        assert told["GPU-hours in all"].endswith(" USD")
+        assert "GPU-hours are those of one H100 at 30% of its peak, as if nothing were made already" in output
+        assert last.startswith("decoding: ") and "run.decode_threads=" in last and "nml-ray doctor" in last
+        status, _, errors = planned(capsys, "demo", "--set", "run.device=cuda", "--gpu", "Z9", *storage)
+        assert status == 2 and "--gpu: GPU 'Z9'; expected one of B200" in errors
+
+
+def test_a_processor_has_no_gpu_hours_and_its_disk_is_looked_at(code, capsys) -> None:
+    (code / "lab.yaml").write_text("kind: local")
+    status, output, errors = planned(capsys, "demo")
     assert (status, errors) == (0, "")
-    told = dict(line.split(": ", 1) for line in output.splitlines()[-3:])
-    assert told["code"].endswith("of at most 100MiB") and told["storage"] == f"{tmp_path}/runs can be written"
+    told = dict(line.split(": ", 1) for line in output.splitlines() if ": " in line)
+    assert told["storage"] == f"{code}/runs can be written" and told["GPU-hours"] == "none, run.device is cpu"
     assert told["disk"].startswith("checkpoints and encoders take up to ")
-    assert call(["run", "demo", "--inline", "--until", "shards", *storage]) == 0
-    capsys.readouterr()
-    status, output, _ = planned(capsys, "demo", "--set", "run.device=cuda", "--gpu", "H100", *storage)
-    *_, hours = output.splitlines()
-    assert status == 0 and hours.startswith("GPU-hours: ") and " USD (" in hours and "on H100 at 30% of its" in hours
-    status, _, errors = planned(capsys, "demo", "--set", "run.device=cuda", "--gpu", "Z9", *storage)
-    assert status == 2 and "--gpu: GPU 'Z9'; expected one of B200" in errors
+    assert not (code / "runs").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_refused(code, capsys) -> None:
+    (code / "lab.yaml").write_text("{kind: address, address: 'http://127.0.0.1:9', storage: /far/runs}")
+    status, _, errors = planned(capsys, "demo")
+    assert status == 2 and "http://127.0.0.1:9: nothing listens there" in errors and errors.count("\n") == 1
+
+
+def test_data_on_the_clusters_machines_leaves_the_stages_open(code, capsys) -> None:
+    with dashboard([{"CPU": 1}]) as address:
+        (code / "lab.yaml").write_text(f"{{kind: address, address: '{address}', storage: /far/runs}}")
+        (code / "far.yaml").write_text(FAR)
+        status, output, errors = planned(capsys, "far.yaml")
+        assert (status, errors) == (0, "")
+        first, *_ = output.splitlines()
+        assert (
+            first == "stages: not told, for they depend on what is not on this machine: data.shards.pretrain = /far/x"
+        )
+        assert "warning: room: not now, unless it is made already: far.yaml" in output
+        status, _, errors = planned(capsys, "far.yaml", "--until", "pretrane")
+        assert status == 2 and "did you mean 'pretrain'?" in errors
 
 
 def test_an_object_store_that_does_not_answer_is_refused(code, capsys, monkeypatch) -> None:
