@@ -16,9 +16,11 @@ import ray.train.torch
 from ray.autoscaler.sdk import request_resources
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2.api.config import LoggingConfig
 
 from nml_ray.pretrain.capacity import Need, Node, Workers, refuse_too_few, room, trials_at_once
+from nml_ray.pretrain.cleaner import mended
 from nml_ray.pretrain.failure import outcomes_of, train_or_tell
 from nml_ray.pretrain.plan import ArmOutcome, GroupPlan, attempt_name, progress_of
 from nml_ray.pretrain.rendezvous import Rendezvous
@@ -28,6 +30,13 @@ STARTS = 2  # failed starts of the worker group, each after a minute; Ray's own 
 RESIZE_SECONDS = 60.0  # between two looks whether there is room for more workers; a resize costs about half a minute
 PATIENCE = 300.0  # seconds that an elastic run may be without workers, where no nodes come in place of lost ones
 WAIT_POLL = 5.0  # seconds between two looks at a cluster that is to grow
+
+
+class Trainer(TorchTrainer):
+    """As `TorchTrainer`, but for what a stopped run leaves on a cluster that goes on (see `cleaner`)."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        return mended(super()._create_default_callbacks())
 
 
 def need_of(plan: GroupPlan) -> Need:
@@ -86,7 +95,7 @@ def train_on_ray(plan: GroupPlan, workers: Workers, storage: str, wait_minutes: 
     refuse_or_await(need, workers, wait_minutes)
     on_gpu = plan.device == "cuda"
     elastic = workers.least < workers.most
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _worker,
         train_loop_config={"plan": plan.carried()},
         torch_config=Rendezvous(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
