@@ -38,7 +38,7 @@ def group_plan(
 ) -> GroupPlan:
     """Noise arms over a data set, each with a new attempt in a store at `root`; one thread computes."""
     recipe = PretrainSettings.model_validate(settings).model_dump(mode="json")
-    noise = NoiseSettings(kind="symmetric", ratios=list(ratios), seed=0)
+    noise = NoiseSettings(kind="symmetric", ratios=tuple(ratios), seed=0)
     arms = tuple(
         ArmPlan(arm.name, arm.hashed(), str(Store(root).attempt("pretrain", f"{name}-{arm.ratio}").path))
         for arm in noise.arms()

@@ -181,8 +181,10 @@ def completed(document: Mapping[str, Any], python: str, port: int, token: Path) 
     # Ray's launcher looks for the words `ray start` in a command that starts it
     secure += f'ray() {{ {shlex.quote(python)} -m ray.scripts.scripts "$@"; }}; '
     end = end_command(document) if local else "ray stop"
-    start = f"{f'export {_mark(document)}; ' if local else ''}ulimit -n 65536 2> /dev/null; ray start"
-    scratch = f" --temp-dir={scratch_of(document)}" if local else ""
+    mark = f"export {_mark(document)}; " if local else ""
+    start = f"{_own(document)}; {mark}" if local else ""
+    start += "ulimit -n 65536 2> /dev/null; ray start"
+    scratch = f" --temp-dir={_scratch(document)}/ray" if local else ""
     head = f"--head --port=6379 --dashboard-host=127.0.0.1 --dashboard-port={port}{scratch}"
     if local and _IPV4.fullmatch(str(document["provider"]["head_ip"])):  # Ray takes the loopback without a way out
         head += f" --node-ip-address={document['provider']['head_ip']}"
@@ -195,12 +197,13 @@ def completed(document: Mapping[str, Any], python: str, port: int, token: Path) 
         result["provider"] = {"cache_stopped_nodes": False, **document["provider"]}
     result["file_mounts"] = {**document.get("file_mounts", {}), there: str(token)}
     for name in _START:
-        result[name] = [secure + command for command in document.get(name, defaults[name])]
+        given = [mark + command for command in document.get(name, ())]
+        result[name] = [secure + command for command in given or defaults[name]]
     return result
 
 
-def scratch_of(document: Mapping[str, Any]) -> str:
-    """Ray's directory on machines of yours, apart from those of others."""
+def _scratch(document: Mapping[str, Any]) -> str:
+    """The cluster's directory on machines of yours, for the user alone: Ray opens the one that it is given to all."""
     return f"/tmp/nml-ray-{document['cluster_name']}"
 
 
@@ -216,6 +219,12 @@ def end_command(document: Mapping[str, Any]) -> str:
     wait = f'for second in $(seq {_END}); do [ -z "$(left)" ] && exit 0; sleep 1; done'
     tell = 'for one in $(left); do echo "$one $(tr "\\0" " " < /proc/$one/cmdline)"; done'
     return f"ours=$({children}); {left}; kill -TERM $ours 2> /dev/null; {wait}; kill -KILL $(left); sleep 1; {tell}"
+
+
+def _own(document: Mapping[str, Any]) -> str:
+    """Shell command that makes the cluster's directory, and refuses one that somebody else has made."""
+    path = shlex.quote(_scratch(document))
+    return f"mkdir -p -m 700 {path}; [ -O {path} ] || {{ echo {path} is not yours >&2; exit 1; }}; chmod 700 {path}"
 
 
 def _mark(document: Mapping[str, Any]) -> str:

@@ -151,7 +151,7 @@ def test_ending_a_cluster_leaves_others_alone():
         done = subprocess.run(["sh", "-c", end_command(document)], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, "")
         assert started[0].wait(timeout=60) < 0
-        assert not child.is_running()
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
         assert started[1].poll() is None
     finally:
         for process in started:
