@@ -48,6 +48,10 @@ SETTINGS: Mapping[str, str] = {
 
 PATIENCE = 180  # seconds that a node may take to come up; Ray's own 30 are too few on a machine that does other things
 
+_RAY = (
+    "r"  # below the session's directory: Ray opens its own to everybody (0777), that one stays shut; short, see `start`
+)
+
 _directory: Path | None = None
 _reaper: subprocess.Popen[bytes] | None = None
 _errors: tuple[int, TextIO] | None = None  # a copy of descriptor 2 and the sys.stderr of before
@@ -91,7 +95,7 @@ def start(cpus: int | None = None) -> None:
                     dashboard_host="127.0.0.1",
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    _temp_dir=str(_directory),
+                    _temp_dir=str(_directory / _RAY),
                 )
         except BaseException:
             stop()
@@ -245,14 +249,22 @@ def _restore_errors() -> None:
 
 
 def save_logs(target: Path) -> Path | None:
-    """Copy the logs of the running Ray below `target`, replacing older ones; None where Ray was not started."""
+    """Copy the logs of the running Ray below `target`, replacing older ones; None where Ray was not started.
+
+    Links that lead out of the logs' directory are left out.
+    """
     if _directory is None:
         return None
-    logs = _directory / "session_latest" / "logs"
-    if not logs.is_dir():
+    latest = _directory / _RAY / "session_latest"
+    logs = latest.resolve() / "logs"
+    if not logs.is_dir() or logs.resolve().parents[1] != latest.parent.resolve():
         return None
+
+    def leading_out(path: str, names: list[str]) -> list[str]:
+        return [name for name in names if not (Path(path) / name).resolve().is_relative_to(logs)]
+
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(logs, target, ignore_dangling_symlinks=True)
+    shutil.copytree(logs, target, ignore=leading_out, ignore_dangling_symlinks=True)
     shutil.copyfile(_directory / "driver.err", target / "driver.err")
     return target
 

@@ -131,9 +131,10 @@ def _node_part(cluster: SlurmCluster) -> str:
     return f"""\
 if [ "${{1:-}}" = node ]; then
     # The path is short: sockets lie below it, and theirs may have 107 bytes. What a killed attempt left is removed.
+    # Ray opens its own directory to everybody, so that is one below this, which only you can enter.
     rm -rf "/tmp/nml-ray-$SLURM_JOB_ID-$SLURM_NODEID".*
     temp=$(mktemp -d "/tmp/nml-ray-$SLURM_JOB_ID-$SLURM_NODEID.XXXX") || exit 1
-    ray=(--block --disable-usage-stats --temp-dir "$temp" --node-name "$SLURMD_NODENAME")
+    ray=(--block --disable-usage-stats --temp-dir "$temp/r" --node-name "$SLURMD_NODENAME")
     ray+=(--num-cpus "$SLURM_CPUS_ON_NODE" --num-gpus {cluster.gpus_per_node} --dashboard-agent-listen-port 0)
     if [ "${{SLURM_MEM_PER_NODE:-0}}" -gt 0 ]; then
         # As Ray does, but of this job's share of the node: three tenths for objects, if shared memory has them.

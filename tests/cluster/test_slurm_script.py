@@ -57,6 +57,12 @@ def test_what_is_not_asked_for_is_left_to_slurm():
     assert not left & set(options(cluster(), submission(cluster())))
 
 
+def test_rays_directory_lies_below_one_that_only_the_user_can_enter():
+    text = script(cluster())
+    assert 'temp=$(mktemp -d "/tmp/nml-ray-$SLURM_JOB_ID-$SLURM_NODEID.XXXX")' in text
+    assert '--temp-dir "$temp/r"' in text
+
+
 @pytest.mark.parametrize("own", [cluster(), cluster(setup=["module load cuda"], port=7000, environment={"A": "b"})])
 def test_the_script_is_bash(own):
     subprocess.run(["bash", "-n"], input=script(own), text=True, check=True)
