@@ -2,8 +2,9 @@
 repeatable and is tried again (see `patience`); connections are made when they are needed, once a process."""
 
 import os
+import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ __all__ = [
     *("size_of", "upload", "write"),
 ]
 
+_PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 BLOCK = 8 << 20  # bytes of one request: what a dropped connection costs
 
 
@@ -64,6 +66,8 @@ def _filesystem(
     if scheme == "gs":
         from datetime import timedelta
 
+        if seconds[0] < Patience.connect:
+            _knock(given, seconds[0])
         return fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=5), **given)
     return fs.S3FileSystem(
         anonymous=anonymous,
@@ -73,6 +77,22 @@ def _filesystem(
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
         **given,
     )
+
+
+def _knock(given: Mapping[str, str], seconds: float) -> None:
+    """Ask, for a user who waits, whether a server of Google's interface can be connected to: its own client takes
+    minutes to say that it cannot.
+
+    Raises:
+        OSError: no connection in time.
+    """
+    if any(os.environ.get(name) for name in _PROXIES):
+        return
+    host, _, port = given.get("endpoint_override", "storage.googleapis.com").partition(":")
+    try:
+        socket.create_connection((host, int(port or (80 if given.get("scheme") == "http" else 443))), seconds).close()
+    except OSError as error:
+        raise OSError(f"no connection to {host}: {error}") from None
 
 
 @lru_cache(maxsize=64)

@@ -130,3 +130,28 @@ def test_a_sweep_whose_trials_have_no_room(code, capsys, bucket: Bucket) -> None
     with dashboard([{"CPU": 2}]) as address:
         at(address, bucket.at("runs"))
         assert "room for 1 (nodes: 1 with 2 CPUs)" in refused(capsys, "swept.yaml", "--cluster", "lab.yaml")
+
+
+@pytest.mark.long
+def test_published_weights_may_lie_in_another_machines_cache(code, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(code / "no-cache"))
+    job = {
+        "name": "hub",
+        "data": {"icons": {}},
+        "encoders": [{"name": "transformers:nobody/nothing", "pooling": "cls"}],
+        "extract": {},
+    }
+    (code / "hub.yaml").write_text(yaml.safe_dump(job))
+    assert "the weights of transformers:nobody/nothing are not on this machine" in refused(
+        capsys, "hub.yaml", "--cluster", "local"
+    )
+    with dashboard([{"CPU": 2}]) as address:
+        at(address, "/far/runs")
+        assert call(["plan", "hub.yaml", "--cluster", "lab.yaml"]) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("stages: not told") and "are not on this machine" in first
+    job["encoders"] = [{"name": "small_resnet", "size": 32, "weights": "weights.pth"}]  # is not sent either
+    (code / "hub.yaml").write_text(yaml.safe_dump(job))
+    with dashboard([{"CPU": 2}]) as address:
+        at(address, "/far/runs")
+        assert "weights: weights.pth: cannot be read" in refused(capsys, "hub.yaml", "--cluster", "lab.yaml")

@@ -97,6 +97,11 @@ def test_check_says_what_answers(cluster, head):
     assert "'python3' is looked up on the head's PATH" in with_name.check()[-1]
 
 
+def test_its_nodes_are_told_to_who_has_the_token(cluster):
+    (node,) = cluster.nodes()
+    assert node["CPU"] == 2 and "GPU" not in node and node["memory"] > 0
+
+
 def test_no_token(head):
     with pytest.raises(
         UserError, match=r"asks for a token, and there is none here; expected token_file in the cluster"

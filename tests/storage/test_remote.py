@@ -1,13 +1,15 @@
 """Objects of a real S3 server, whose answers are dropped, cut, refused."""
 
 import os
+import socket
+from contextlib import ExitStack
 
 import pytest
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage import patience, remote
 from nml_ray.storage.location import locate
-from nml_ray.storage.patience import Patience
+from nml_ray.storage.patience import NoAccess, Patience
 from tests.object_store import Fault
 
 DATA = os.urandom(300_000)
@@ -132,3 +134,21 @@ def test_a_google_url_has_its_filesystem():
     import pyarrow.fs as fs
 
     assert isinstance(remote.filesystem(locate("gs://bucket/a?anonymous=true")), fs.GcsFileSystem)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_host_that_takes_no_connection_is_soon_told(scheme, bucket):
+    with socket.socket() as listener, ExitStack() as held:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # its queue is full, so that a further one gets no answer at all
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        port = listener.getsockname()[1]
+        silent = locate(f"{scheme}://bucket/x?endpoint_override=127.0.0.1:{port}&scheme=http&anonymous=true")
+        with (
+            patience.at_most(Patience(first=0.01, total=0, connect=0.2)),
+            pytest.raises(NoAccess, match="tried 1 times"),
+        ):
+            remote.names(silent)
