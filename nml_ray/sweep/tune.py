@@ -7,6 +7,7 @@ is pickled: finished trials are not submitted again, and Tune's directory is rem
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ from nml_ray.sweep.trials import Trial, TrialFunction, TrialsFailed, describe
 
 LOST_WORKERS = 2
 """Times at least that a trial whose process or machine was lost is begun anew; its own exceptions are never retried."""
+
+PATIENCE = 600.0  # seconds that trials wait for a node with room for one; Tune waits for ever
+LOOK = 5.0  # seconds between two looks at nodes
 
 _turn = threading.Lock()  # Tune knows a process's trainables, with what they were given, by the names of their classes
 
@@ -47,6 +51,7 @@ def run_trials(
     max_concurrent: int | None = None,
     retries: int = LOST_WORKERS,
     done: Callable[[Trial], None] = lambda trial: None,
+    patience: float = PATIENCE,
 ) -> None:
     """Run every trial on the Ray that this process is connected to; the same results as `trials.run_inline`.
 
@@ -61,13 +66,15 @@ def run_trials(
         max_concurrent: trials at once; as many as the cluster's CPUs allow when None.
         retries: times at least that a trial is begun anew because its process or machine was lost.
         done: called in this process after each trial that did not fail.
+        patience: seconds that no node may have room for a trial.
 
     Raises:
         TrialsFailed: at the end, naming every trial that failed or never ran.
+        UserError: there is no room, as where nodes were lost.
     """
     if not trials:
         return
-    watch = _Watch(trials, done)
+    watch = _Watch(trials, done, _Room(resources, patience))
     left: Sequence[int] = range(len(trials))
     for again in range(retries + 1):
         _tune(
@@ -102,25 +109,31 @@ def _tune(
     scheduling: tune.TuneConfig,
     run: tune.RunConfig,
 ) -> None:
-    with _turn, _quiet():
-        tune.Tuner(
-            tune.with_resources(trainable, resources),
-            param_space={"number": tune.grid_search(list(numbers))},
-            tune_config=scheduling,
-            run_config=run,
-        ).fit()
-    shutil.rmtree(Path(str(run.storage_path), str(run.name)), ignore_errors=True)
+    try:
+        with _turn, _quiet():
+            tune.Tuner(
+                tune.with_resources(trainable, resources),
+                param_space={"number": tune.grid_search(list(numbers))},
+                tune_config=scheduling,
+                run_config=run,
+            ).fit()
+    finally:
+        shutil.rmtree(Path(str(run.storage_path), str(run.name)), ignore_errors=True)
 
 
 class _Watch(tune.Callback):
     """Follows the trials from the driver: `outcomes` maps a trial that has ended to why it failed, or ""; `lost` maps
     one that Tune has given up to how its process ended."""
 
-    def __init__(self, trials: Sequence[Trial], done: Callable[[Trial], None]) -> None:
+    def __init__(self, trials: Sequence[Trial], done: Callable[[Trial], None], room: "_Room") -> None:
         self.outcomes: dict[int, str] = {}
         self.lost: dict[int, str] = {}
         self._trials = trials
         self._done = done
+        self._room = room
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        self._room.check()
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         number, reason = trial.config["number"], trial.last_result["reason"]
@@ -130,6 +143,31 @@ class _Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self.lost[trial.config["number"]] = _last_line(Path(trial.error_file).read_text())
+
+
+class _Room:
+    """Whether a node is large enough for a trial, looked at now and then."""
+
+    def __init__(self, resources: Mapping[str, float], patience: float) -> None:
+        self._resources, self._patience = resources, patience
+        self._next = 0.0
+        self._since: float | None = None
+
+    def check(self) -> None:
+        """Raises UserError where none has been for too long."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + min(LOOK, self._patience)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fits = any(all(node.get(name, 0) >= amount for name, amount in self._resources.items()) for node in nodes)
+        self._since = None if fits else self._since or now
+        if self._since and now - self._since >= self._patience:
+            need = " and ".join(f"{amount:g} {name}" for name, amount in self._resources.items())
+            raise UserError(
+                f"for {self._patience / 60:.0f} minutes the cluster has had no node with {need}, as a trial needs",
+                expected="nodes that come back; then the same command goes on from the trials that are finished",
+            )
 
 
 class _OneByOne(tune.Trainable):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from head_samples import features_artifact  # type: ignore[import-not-found]
 
+from nml_ray.config.errors import UserError
 from nml_ray.heads.config import HeadsSettings
 from nml_ray.storage.artifact import Store
 from nml_ray.sweep.heads import fit_trial, head_trials, trial_results
@@ -81,3 +82,12 @@ def test_failures_are_named_and_a_lost_process_is_replaced(tmp_path: Path, capfd
     ]
     assert [path.name for path in tmp_path.glob("ray/*")] == []
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_trials_for_which_no_node_has_room_are_not_waited_for_for_ever(tmp_path: Path) -> None:
+    from nml_ray.sweep.tune import run_trials
+
+    trials = [Trial(name, name, {}) for name in ("one", "two")]
+    with pytest.raises(UserError, match="no node with 500 CPU, as a trial needs"):
+        run_trials(trials, print, name="large", storage=tmp_path / "ray", resources={"CPU": 500}, patience=1)
+    assert list((tmp_path / "ray").iterdir()) == []
