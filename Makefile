@@ -39,7 +39,7 @@ demo: $(STAMP) ## the whole study on real icons; ends with where the report lies
 lint: $(STAMP) ## ruff and mypy
 	@.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	.venv/bin/mypy --num-workers auto
 
 # tests of one file stay together: they share what is costly to make
 test-fast: lint ## ruff, mypy and the short tests without Ray: under 2 minutes

@@ -124,6 +124,7 @@ def test_heads_without_a_linear_probe_are_held_against_the_encoders_features(stu
     assert own not in text and "Encoder's features" in text
 
 
+@pytest.mark.long
 def test_the_csv_files_hold_the_numbers_of_the_page(tmp_path, study, page):
     written = report.write_report(study, tmp_path / "out")
     names = [path.name for path in written]

@@ -188,6 +188,7 @@ def test_left_out_samples_must_be_the_shards_own(tmp_path):
 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="needs the extra 'transformers'")
+@pytest.mark.long
 def test_captions_and_txt_members_become_features(tmp_path):
     from nml_ray.models.tokens import tokens_of
     from tests.models.tiny_models import tiny_bert_encoder

@@ -45,7 +45,7 @@ def quick(kind: type, **changes: Any) -> Any:
     "estimator",
     [
         *(quick(kind, epochs=5, batch=16) for kind in CLASSES),
-        quick(NMTuneClassifier, preset="official", epochs=8, batch=16),
+        pytest.param(quick(NMTuneClassifier, preset="official", epochs=8, batch=16), marks=pytest.mark.long),
     ],
     ids=str,
 )
