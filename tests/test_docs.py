@@ -28,7 +28,7 @@ from nml_ray.cluster.config import read_cluster
 from nml_ray.features import given
 from nml_ray.study.job import read_job
 from tests.newcomer import downloads
-from tests.object_store import make_bucket
+from tests.object_store import Bucket, make_bucket
 from tests.small_icons import small_icons
 from tests.submitted import code_directory, until
 
@@ -186,8 +186,10 @@ def icons(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def reader(tmp_path, monkeypatch, icons) -> None:
-    """A directory with the example files, photos, a set as distributed, features, weights and shards."""
+def reader(tmp_path, monkeypatch, icons, bucket: Bucket) -> None:
+    """A directory with the example files, photos, a set as distributed, features, weights and shards; and buckets."""
+    for name in BUCKETS:
+        make_bucket(bucket.endpoint, name)
     place = tmp_path / "place"
     for examples in ("jobs", "cluster"):
         shutil.copytree(ROOT / examples, place / examples)
@@ -231,19 +233,26 @@ def kind_of(cluster: str) -> str:
     return read_cluster(find_cluster(cluster))[0].kind
 
 
+def elsewhere(words: list[str]) -> str:
+    """The cluster that a command names, where it is another than this machine."""
+    cluster = words[words.index("--cluster") + 1] if "--cluster" in words else "local"
+    return "" if kind_of(cluster) == "local" else cluster
+
+
 def as_run(words: list[str]) -> list[str] | None:
     """The command that is run here for one of a page; None for what takes a cluster that is not here."""
     name = words[0]
     if name in OF_SUBMISSIONS:
         return words if registry.known() or "--storage" in words else None
-    if name == "submit" and kind_of(cluster := words[words.index("--cluster") + 1]) != "local":
+    if name == "submit" and (cluster := elsewhere(words)):
         job, *rest = [word for word in words[1:] if word not in ("--cluster", cluster, "--follow")]
         return ["cluster", "render", cluster, job, *rest]
     if name == "cluster" and words[1] != "render" and kind_of(words[2]) != "local":
         return None
     if name in OF_A_JOB:
         inline = ["--inline"] * (name in ("run", "submit"))
-        shared = ["--storage", str(Path("shared").absolute())] * ("--cluster" in words and name == "plan")
+        own = elsewhere(words) and read_cluster(Path(elsewhere(words)))[0].storage
+        shared = ["--storage", str(Path("shared").absolute())] if str(own).startswith("/shared/") else []
         return [*words, *small(words), *inline, *shared]
     return words
 
@@ -252,11 +261,7 @@ def as_run(words: list[str]) -> list[str] | None:
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("path", [path for path in PAGES if steps(path)], ids=name_of)
-def test_every_command_of_a_page(path, capsys, request):
-    if "s3://" in path.read_text(encoding="utf-8"):
-        store = request.getfixturevalue("bucket")
-        for name in BUCKETS:
-            make_bucket(store.endpoint, name)
+def test_every_command_of_a_page(path, capsys):
     if path.name == "own_encoder.md":
         weights(Path("weights/resnet18.safetensors"))
     stopped, names = False, dict[str, object]()
@@ -269,6 +274,10 @@ def test_every_command_of_a_page(path, capsys, request):
             continue
         code = call(run)
         said = capsys.readouterr()
+        if words[0] == "plan" and (cluster := elsewhere(words)):
+            assert (code, call(["cluster", "status", cluster])) == (2, 2), said.err
+            assert capsys.readouterr().err == said.err, "all is right but that the cluster is not here"
+            continue
         stopped = words[0] == "stop" or (stopped and words[0] != "submit")
         fine = (0, STOPPED) if stopped and words[0] == "logs" else (0,)
         assert code in fine, f"nml-ray {shlex.join(words)}: {code}, {said.out[-2000:]} {said.err}"
