@@ -1,5 +1,6 @@
 """`nml-ray init`: example files to start from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -24,6 +25,14 @@ def init(directory: Path, force: bool) -> None:
         for kind in ("jobs", "cluster")
         for source in sorted(examples(kind).rglob("*.yaml"))
     }
+    try:
+        _copy(copies, force)
+    except OSError as error:
+        where = str(error.filename or directory)
+        raise UserError(f"cannot be written ({error.strerror})", where=where, expected="another DIR") from None
+
+
+def _copy(copies: Mapping[Path, Path], force: bool) -> None:
     for source, target in copies.items():
         if target.exists() and target.read_bytes() != source.read_bytes() and not force:
             raise UserError("is there already and differs", where=str(target), expected="another DIR, or --force")

@@ -75,6 +75,7 @@ def main() -> None:
 
 def call(arguments: list[str] | None = None) -> int:
     """The exit code of a command line."""
+    goes_on = (sys.argv[1:] if arguments is None else arguments)[:1] == ["run"]
     try:
         result = cli.main(arguments, prog_name="nml-ray", standalone_mode=False)
     except UserError as error:
@@ -84,7 +85,8 @@ def call(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("nml-ray: stopped; what was finished is kept, the same command goes on from there", err=True)
+        kept = "; what was finished is kept, the same command goes on from there" if goes_on else ""
+        click.echo(f"nml-ray: stopped{kept}", err=True)
         return 130
     except BrokenPipeError:
         sys.stderr.close()

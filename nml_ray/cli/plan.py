@@ -97,12 +97,12 @@ def _stages(job: "Job", planned: "Mapping[str, Planned]", to_do: str = "to do") 
     from nml_ray.study.encoder_names import remarks
     from nml_ray.study.execute import store_of
 
-    width = max(map(len, planned))
+    width = max(map(len, planned), default=0)
     called = {name: to_do if one.state == "to do" else one.state for name, one in planned.items()}
     for name, one in planned.items():
         yield f"{name:<{width}}  {called[name]:<6}  {one.stage.kind}/{one.digest}"
     states = list(called.values())
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "the job asks for none"
     store = store_of(job)
     yield f"{len(planned)} stages: {counts} (storage: {store.mirror.remote if store.mirror else store.root})"
     if store.mirror:

@@ -161,6 +161,25 @@ def test_an_interrupt_says_that_work_is_kept(
     assert not list(tiny.glob("runs/*/*/lease.json"))
 
 
+def test_an_interrupt_of_what_runs_no_study_promises_nothing(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nml_ray.study import execute
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute, "plan_job", interrupt)
+    assert call(["plan", "job.yaml"]) == 130
+    assert capsys.readouterr().err.strip() == "nml-ray: stopped"
+
+
+def test_a_job_without_stages_is_planned_as_it_runs(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "none.yaml").write_text("name: none\ntitle: Nothing\n")
+    assert call(["plan", "none.yaml"]) == 0
+    assert capsys.readouterr().out.startswith("0 stages: the job asks for none (storage: ")
+
+
 def test_schema_is_json_with_descriptions(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["schema", "job"]) == 0
     schema = json.loads(capsys.readouterr().out)
@@ -207,6 +226,17 @@ def test_init_copies_every_example_and_keeps_what_is_there(tiny: Path, capsys: p
     assert call(["init", "study"]) == 2
     assert (tiny / "study" / "jobs" / shipped[0]).read_text() == "mine"
     assert call(["init", "study", "--force"]) == 0
+
+
+@pytest.mark.parametrize("directory", ["/proc/x", "job.yaml", "job.yaml/deeper"])
+def test_init_where_nothing_can_be_written_says_so(
+    tiny: Path, capsys: pytest.CaptureFixture[str], directory: str
+) -> None:
+    assert call(["init", directory]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"nml-ray: {directory}")
+    assert "cannot be written (" in error
+    assert error.count("\n") == 1
 
 
 def test_a_cached_run_imports_neither_torch_nor_ray(tiny: Path) -> None:
