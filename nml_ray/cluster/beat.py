@@ -2,10 +2,10 @@
 
 import re
 import socket
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
+from nml_ray.cluster.fields import taken
 from nml_ray.cluster.submission import Status
 from nml_ray.storage.lease import EXPIRY, process_started
 
@@ -46,9 +46,16 @@ class Beat:
         return asdict(self)
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_data` gave; a newer version may have said more."""
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+    def from_data(cls, data: Any) -> Self:
+        """What `to_data` gave; a newer version may have said more.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        found = cls(**taken(cls, data))
+        if found.ended is not None and found.state in ("running", "stopping"):
+            raise ValueError("it has ended and is at work")
+        return found
 
     def alive(self, now: float) -> bool:
         """Whether the supervisor can still be at work. On this machine it is looked for."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nml_ray.cluster.submission import is_id
 from nml_ray.config.errors import UserError
 from nml_ray.storage import remote
 from nml_ray.storage.atomic import json_bytes, write_bytes
@@ -78,7 +79,7 @@ class Record:
     def read_json(self, name: str, patience: Patience | None = None) -> Any:
         """The data of a JSON file; None where there is none, or a crash of the machine left it torn."""
         data = self.read(name, patience)
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             return None if data is None else json.loads(data)
         return None
 
@@ -87,7 +88,10 @@ class Record:
         at = self.at(folder)
         if at.remote:
             return remote.names(at, patience)
-        return sorted(os.listdir(at.local)) if at.local.is_dir() else []
+        try:
+            return sorted(os.listdir(at.local)) if at.local.is_dir() else []
+        except OSError as error:
+            raise UserError(f"cannot be read ({error.strerror})", where=str(at)) from None
 
     def remove(self) -> None:
         """Remove all of it, what was submitted first: from then on it is none.
@@ -119,10 +123,10 @@ def record_of(storage: str, id: str) -> Record:
 
 
 def submissions_on(storage: str) -> list[str]:
-    """The ids of all submissions that a storage has, sorted.
+    """The ids of all submissions that a storage has, sorted; what else lies among them is passed over.
 
     Raises:
         UserError: it cannot be reached.
     """
     above = Record(locate(storage, "storage"))
-    return above.names(SUBMISSIONS)
+    return [name for name in above.names(SUBMISSIONS) if is_id(name)]

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
+from nml_ray.cluster.fields import taken
+
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no i, l, o, 0, 1
+_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _LONGEST = 24  # characters of the job's name in an id: KubeRay's names have 47 at most
 
 State = Literal["queued", "running", "succeeded", "failed", "stopped", "lost"]
@@ -50,9 +53,20 @@ class Submission:
         return asdict(self)
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_data` gave."""
-        return cls(**{**data, "arguments": tuple(data["arguments"])})
+    def from_data(cls, data: Any, id: str) -> Self:
+        """What `to_data` gave, as it is kept under an id.
+
+        Raises:
+            ValueError: it is not that: another id, or what is no submission.
+        """
+        found = cls(**taken(cls, data))
+        if found.id != id or not is_id(id):
+            raise ValueError(f"its id is not '{id}'")
+        if not isinstance(found.cluster.get("kind"), str):
+            raise ValueError("its cluster has no kind")
+        if found.submitted:
+            datetime.fromisoformat(found.submitted)
+        return found
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,11 @@ class Status:
     def ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.state in ENDED
+
+
+def is_id(text: str) -> bool:
+    """Whether a text can be an id; another must not become the name of a file, or a word of a command."""
+    return bool(_ID.fullmatch(text))
 
 
 def new_id(job: str, now: datetime | None = None) -> str:

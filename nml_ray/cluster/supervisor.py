@@ -27,9 +27,11 @@ from types import FrameType
 from typing import Any
 
 from nml_ray.cluster.beat import Beat, BeatState, said
+from nml_ray.cluster.fields import Unreadable
 from nml_ray.cluster.parts import Parts
 from nml_ray.cluster.record import DRIVER, NODES, STATUS, Record, record_of
 from nml_ray.cluster.usage import Meter
+from nml_ray.cluster.watch import beat_of
 from nml_ray.config.errors import UserError
 from nml_ray.storage.lease import HEARTBEAT, process_started
 from nml_ray.storage.patience import Patience
@@ -192,13 +194,20 @@ class Teller:
 
     def _write_status(self, patience: Patience) -> None:
         if self._beat.attempt == 0:
-            before = self.record.read_json(STATUS, patience)
-            self._beat = replace(self._beat, attempt=int(before["attempt"]) + 1 if before else 1)
+            self._beat = replace(self._beat, attempt=self._before(patience) + 1)
         state: BeatState = "stopping" if self.stopping and self._beat.ended is None else self._beat.state
         message = said(self._recent.decode(errors="replace")) or self._beat.message
         self._beat = replace(self._beat, state=state, message=message, heartbeat=time.time())
         self.record.write_json(STATUS, self._beat.to_data(), patience)
         self._troubled = False
+
+    def _before(self, patience: Patience) -> int:
+        """The attempt before this one; 0 where there was none, or none that can be understood."""
+        try:
+            before = beat_of(self.record, patience)
+        except Unreadable:
+            return 0
+        return before.attempt if before else 0
 
     def _try(self, write: Callable[[Patience], None], patience: Patience) -> bool:
         """Whether it could be written; the first of several failures is said."""

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from nml_ray.cluster.beat import Beat
+from nml_ray.cluster.fields import Unreadable
 from nml_ray.cluster.record import DRIVER, STATUS, SUBMISSION, Record
 from nml_ray.cluster.submission import Status, Submission
+from nml_ray.config.errors import UserError
 from nml_ray.storage import remote
 from nml_ray.storage.patience import Patience
 
@@ -17,10 +19,14 @@ def beat_of(record: Record, patience: Patience | None = None) -> Beat | None:
     """The last sign of life; None before the first.
 
     Raises:
+        Unreadable: what is there is no sign of life.
         UserError: the storage cannot be reached.
     """
     data = record.read_json(STATUS, patience)
-    return Beat.from_data(data) if data else None
+    try:
+        return None if data is None else Beat.from_data(data)
+    except ValueError as error:
+        raise Unreadable(f"cannot be understood ({error})", where=str(record.at(STATUS))) from None
 
 
 def status_of(record: Record, patience: Patience | None = None) -> Status | None:
@@ -32,7 +38,10 @@ def status_of(record: Record, patience: Patience | None = None) -> Status | None
 def submission_of(record: Record, patience: Patience | None = None) -> Submission | None:
     """What was submitted; None where that could not be kept. See `beat_of`."""
     data = record.read_json(SUBMISSION, patience)
-    return Submission.from_data(data) if data else None
+    try:
+        return None if data is None else Submission.from_data(data, record.location.name)
+    except ValueError as error:
+        raise Unreadable(f"cannot be understood ({error})", where=str(record.at(SUBMISSION))) from None
 
 
 class Tail:
@@ -65,7 +74,10 @@ class Tail:
     def _parts(self, patience: Patience | None) -> list[tuple[str, int]]:
         at = self.record.at(DRIVER)
         if not at.remote:
-            return [(name, (at.local / name).stat().st_size) for name in self.record.names(DRIVER)]
+            try:
+                return [(name, (at.local / name).stat().st_size) for name in self.record.names(DRIVER)]
+            except OSError as error:
+                raise UserError(f"cannot be read ({error.strerror})", where=str(at)) from None
         try:
             return [(found.name, found.size) for found in remote.objects(at, patience)]
         except remote.NotThere:
@@ -75,9 +87,12 @@ class Tail:
         at = self.record.at(f"{DRIVER}/{name}")
         if at.remote:
             return remote.read_range(at, self._offset, size - self._offset, patience)
-        with open(at.local, "rb") as file:
-            file.seek(self._offset)
-            return file.read()
+        try:
+            with open(at.local, "rb") as file:
+                file.seek(self._offset)
+                return file.read()
+        except OSError as error:
+            raise UserError(f"cannot be read ({error.strerror})", where=str(at)) from None
 
 
 def follow(record: Record, status: Callable[[], Status | None]) -> Iterator[str]:

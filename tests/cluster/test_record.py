@@ -1,5 +1,6 @@
 """The record of a submission and those who read it: on a disk, on an object store, after a death, as it grows."""
 
+import json
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from nml_ray.cluster import parts, registry, watch
 from nml_ray.cluster.beat import Beat, said
 from nml_ray.cluster.parts import Parts
 from nml_ray.cluster.record import Record, record_of, submissions_on
-from nml_ray.cluster.submission import Status, Submission, new_id
+from nml_ray.cluster.submission import Status, Submission, is_id, new_id
 from nml_ray.config.errors import UserError
 from nml_ray.storage.location import Location
 from nml_ray.storage.patience import Patience
@@ -181,9 +182,92 @@ def test_submissions_of_this_machine_are_found_by_a_beginning(tmp_path, monkeypa
     assert [one.id for one in registry.known()] == ["demo-b", "demo-a"]
 
 
+def test_an_end_is_kept_of_what_this_machine_submitted_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    registry.remember_end("../../../x", Status("succeeded"))
+    registry.remember_end("demo-1", Status("succeeded"))
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+TORN = [b"", b"{", b"[1]", b"[" * 100_000, b'{"a": 1}', b'"x"', b"\xff"]
+
+
+@pytest.mark.parametrize("data", TORN)
+def test_a_file_that_holds_no_submission_is_passed_over_and_said(tmp_path, monkeypatch, data):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    registry.remember(SUBMISSION)
+    registry.remember_end("demo-1", Status("succeeded"))
+    (registry.directory() / "demo-2.json").write_bytes(data)
+    (registry.directory() / "ended" / "demo-1.json").write_bytes(data)
+    assert registry.known() == [registry.find("last")] == [registry.find("demo")] == [registry.kept("demo-1")]
+    assert registry.end_of("demo-1") is None
+    (flaw,) = registry.flaws()
+    assert str(flaw).startswith(f"{registry.directory()}/demo-2.json: holds no submission (")
+    with pytest.raises(UserError, match="holds no submission"):
+        registry.find("demo-2")
+
+
+def test_a_state_directory_that_cannot_be_is_said_in_a_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert registry.known() == []
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\).*expected XDG_STATE_HOME with a"):
+        registry.remember(SUBMISSION)
+    registry.remember_end("demo-1", Status("succeeded"))
+    registry.forget("demo-1")
+
+
+GOOD = json.loads(json.dumps(SUBMISSION.to_data()))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *([1], {"a": 1}, "x", None, {**GOOD, "id": "../../x"}, {**GOOD, "id": "demo-2"}, {**GOOD, "arguments": "ab"}),
+        *({**GOOD, "cluster": {}}, {**GOOD, "cluster": {"kind": 1}}, {**GOOD, "submitted": "yesterday"}),
+        *({**GOOD, "handle": {"job": 1}}, {**GOOD, "storage": None}),
+    ],
+)
+def test_what_is_no_submission_is_refused(tmp_path, data):
+    with pytest.raises(ValueError):
+        Submission.from_data(data, "demo-1")
+    record = record_of(str(tmp_path), "demo-1")
+    record.write_json("submission.json", data)
+    if data is not None:
+        with pytest.raises(UserError, match=r"submissions/demo-1/submission.json: cannot be understood \("):
+            watch.submission_of(record)
+
+
+def test_a_submission_of_a_newer_version_is_read():
+    assert Submission.from_data({**GOOD, "of a newer version": 1}, "demo-1") == SUBMISSION
+
+
+@pytest.mark.parametrize("id", ["", ".", "..", "../x", "a/b", "-a", "a-", "A", "a\n", "1", "a" * 64])
+def test_what_is_no_id_names_no_record(tmp_path, id):
+    with pytest.raises(ValueError, match="its id is not"):
+        Submission.from_data({**GOOD, "id": id}, id)
+    if id and "/" not in id and set(id) != {"."}:
+        record_of(str(tmp_path), id).write_json("submission.json", GOOD)
+    assert submissions_on(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"state": "x"}, {"state": None}, {"attempt": None}, {"pid": "1"}, {"pid": 10**300}, {"heartbeat": 10**400}),
+        *({"message": ["x"]}, {"exit_code": "0"}, {"ended": 1.0}, {"host": 3}),
+    ],
+)
+def test_what_is_no_sign_of_life_is_refused(tmp_path, change):
+    record = record_of(str(tmp_path), "demo-1")
+    record.write_json("status.json", {**BEAT.to_data(), **change})
+    with pytest.raises(UserError, match=r"submissions/demo-1/status.json: cannot be understood \("):
+        watch.status_of(record)
+
+
 @given(st.text(max_size=70))
 def test_ids_are_names_everywhere(job):
     id = new_id(job)
     assert len(id) <= 47
-    assert id[0].isalpha()
+    assert is_id(id)
     assert not set(id) - set("abcdefghijklmnopqrstuvwxyz0123456789-")

@@ -43,7 +43,8 @@ class Started:
 
     @property
     def status(self) -> dict:
-        return self.record.read_json("status.json") or {"state": ""}
+        found = self.record.read_json("status.json")
+        return {"state": "", **found} if isinstance(found, dict) else {"state": ""}
 
     def until(self, true: Callable[[], object]) -> None:
         while not true():
@@ -188,6 +189,16 @@ def test_a_supervisor_started_again_goes_on(start):
     assert start.record.names("driver") == ["000001.log", "000002.log"]
     assert start.log == "at work\nagain\n"
     assert (start.status["attempt"], start.status["state"]) == (2, "succeeded")
+
+
+@pytest.mark.parametrize("left", ['{"a": 1}', "[1]", '{"attempt": null}', "{", "null"])
+def test_a_status_that_cannot_be_understood_is_written_anew(start, left):
+    start.record.write("status.json", left.encode())
+    process = start(WAITS)
+    start.until(lambda: start.status["state"] == "running")
+    process.terminate()
+    process.wait()
+    assert (start.status["attempt"], start.status["state"]) == (1, "stopped")
 
 
 def test_trouble_with_storage_is_said_once_and_the_job_goes_on(tmp_path):
