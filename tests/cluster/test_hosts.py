@@ -1,9 +1,11 @@
-"""A study on three hosts ends with the same artifacts when one of them is lost, cut off or killed, in any stage.
+"""A study on three hosts ends with the same artifacts when one of them is lost, cut off or killed, in any stage; and
+when it is stopped itself, it leaves nothing at work there.
 
 How long each took to go on is printed (pytest -s).
 """
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import wait_for
+from nml_ray.pretrain.resume import committed
 from nml_ray.storage.artifact import RECORD, Store, read_progress
 from tests.cluster.hosts import Hosts, missing
 from tests.small_icons import small_icons
@@ -34,6 +37,10 @@ SETTINGS = (
 )
 FILES = {"pretrain": "encoder.safetensors", "extract": "*/*.features.arrow", "heads": "results.json"}
 WORKERS = {"pretrain": "RayTrainWorker", "extract": "_ShardWorker", "heads": "ResourceTrainable"}
+OF_RAY = (
+    *("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent"),
+    *("_AutoscalingCoordinatorActor", "_StatsActor", "ActorLocationTracker"),
+)
 KINDS = ("ledger", "pretrain", "extract", "spectrum", "heads")  # in the order of a run
 LONGEST = 600  # seconds: a run that hangs fails its test with what it has said
 
@@ -53,12 +60,16 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def start(hosts, tmp_path_factory) -> Callable[[Path], "subprocess.Popen[bytes]"]:
-    """Starts the study on the head with its artifacts in a directory, its output in a file beside."""
-    settings = [small_icons(tmp_path_factory.mktemp("icons")), *SETTINGS]
-    options = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-m", "nml_ray", "run", str(JOB), *options, "--address", hosts.address, "--storage"]
-    return lambda storage: hosts.popen(0, [*command, str(storage)], storage.with_suffix(".log"))
+def start(hosts, tmp_path_factory) -> Callable[..., "subprocess.Popen[bytes]"]:
+    """Starts the study on the head with its artifacts in a directory, its output in a file beside; more settings."""
+    images = small_icons(tmp_path_factory.mktemp("icons"))
+    command = [sys.executable, "-m", "nml_ray", "run", str(JOB), "--address", hosts.address]
+
+    def start(storage: Path, *more: str) -> "subprocess.Popen[bytes]":
+        options = [word for setting in (images, *SETTINGS, *more) for word in ("--set", setting)]
+        return hosts.popen(0, [*command, *options, "--storage", str(storage)], storage.with_suffix(".log"))
+
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +81,9 @@ def undisturbed(hosts, start, tmp_path_factory) -> Path:
     return storage
 
 
-@pytest.mark.parametrize(("how", "kind"), [("cut", "pretrain"), ("kill", "extract"), ("kill", "heads")])
+@pytest.mark.parametrize(
+    ("how", "kind"), [("cut", "pretrain"), ("kill", "extract"), ("kill", "heads"), ("cut", "heads")]
+)
 def test_a_host_is_lost(hosts, start, undisturbed, tmp_path, how, kind):
     storage = tmp_path / "runs"
     for done in KINDS[: KINDS.index(kind)]:
@@ -95,6 +108,35 @@ def test_a_host_is_lost(hosts, start, undisturbed, tmp_path, how, kind):
     assert made(storage) == made(undisturbed)
     audit = hosts.run(0, [sys.executable, "-m", "nml_ray", "audit", str(storage / "studies/demo")])
     assert audit.returncode == 0, audit.stdout
+
+
+def test_a_stop_while_two_runs_train(hosts, start, undisturbed, tmp_path):
+    storage = tmp_path / "runs"
+    shutil.copytree(undisturbed / "ledger", storage / "ledger")
+    more = ("run.workers=1", "pretrain.seeds=[0,1]", "run.checkpoint_steps=0", "pretrain.epochs=90")
+    process = start(storage, *more)
+
+    def both_train() -> bool:
+        found = [read_progress(attempt) for attempt in (storage / "pretrain").glob("*/attempt-*")]
+        return len(found) == 4 and all(one and one.done > 0.1 * one.total for one in found)
+
+    assert wait_for(process, both_train), said(storage)
+    process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    assert process.wait(LONGEST) == 130, said(storage)
+    print(f"stopped after {time.monotonic() - begun:.0f} s")
+    assert "after a checkpoint" in said(storage) and "no checkpoint came" not in said(storage)
+    assert all(committed(attempt) for attempt in (storage / "pretrain").glob("*/attempt-*"))
+    until = time.monotonic() + 60
+    while (left := at_work(hosts)) and time.monotonic() < until:
+        time.sleep(1)
+    assert not left
+
+
+def at_work(hosts: Hosts) -> list[str]:
+    """The processes of Ray's actors and tasks, but those that it keeps itself for as long as a cluster goes on."""
+    found = [command for host in range(3) for command in hosts.commands(host) if command.startswith("ray::")]
+    return [command for command in found if not any(name in command for name in OF_RAY)]
 
 
 def working(hosts: Hosts, kind: str) -> list[int]:
