@@ -37,7 +37,7 @@ class Backend(Protocol):
         """The driver's log as it comes, in pieces of text, to the job's end."""
 
     def stop(self, submission: Submission) -> None:
-        """Have the job end; it gets `stop_seconds` to reach a checkpoint. Returns at once."""
+        """Have the job end; it gets `stop_seconds` to reach a checkpoint and end in order. Returns at once."""
 
     def up(self) -> None:
         """Bring the cluster up, where that is something to do."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from nml_ray.cluster.launcher_document import check as check_launcher_document
 from nml_ray.config.document import Document, load, plain
@@ -15,6 +15,7 @@ from nml_ray.config.settings import Count, Settings
 from nml_ray.config.validate import Misplaced, validate
 
 Memory = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(M|G|T)i?B?$")]
+_TIME = r"^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"token|secret|password|passwd|credential|access_?key|api_?key|private_?key", re.I)
 
@@ -73,7 +74,7 @@ class AddressCluster(ClusterSettings):
 
     kind: Literal["address"]
     """A cluster that is running, by its job server."""
-    address: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")]
+    address: Annotated[str, Field(pattern=r"^https?://[^/@\s]+/?$")]
     """Of the job server (Ray's dashboard), such as http://head.example.org:8265."""
     token_file: str = ""
     """File with the cluster's token, readable by you alone; RAY_AUTH_TOKEN, or Ray's own ~/.ray/auth_token, when left
@@ -81,7 +82,16 @@ class AddressCluster(ClusterSettings):
     verify: bool = True
     """Whether the certificate of an https address is checked."""
     stop_seconds: Count = 120
-    """Seconds that a job which is stopped gets to reach a checkpoint."""
+    """Seconds that a job which is stopped gets: half of them to reach a checkpoint, the rest to end in order."""
+
+    @field_validator("address", mode="before")
+    @classmethod
+    def _names_nobody(cls, address: Any) -> Any:
+        if "@" in str(address):
+            raise Misplaced(
+                "address with a user's name or password, which files that are kept and shown are no place for"
+            )
+        return address
 
 
 class LauncherCluster(ClusterSettings):
@@ -94,7 +104,7 @@ class LauncherCluster(ClusterSettings):
     dashboard_port: Annotated[int, Field(ge=1, le=65535)] = 8265
     """Port of the dashboard on the head, where it listens on loopback; reached through ssh."""
     stop_seconds: Count = 120
-    """Seconds that a job which is stopped gets to reach a checkpoint."""
+    """Seconds that a job which is stopped gets: half of them to reach a checkpoint, the rest to end in order."""
 
     @field_validator("ray")
     @classmethod
@@ -113,7 +123,12 @@ class SlurmCluster(ClusterSettings):
     """Directory on the shared file system for code, scripts and Slurm's own output, absolute; made if need be."""
     nodes: Count = 1
     """Nodes of the allocation."""
-    time: Annotated[str, Field(pattern=r"^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$")]
+    time: Annotated[
+        str,
+        BeforeValidator(lambda time: str(time) if isinstance(time, int) and not isinstance(time, bool) else time),
+        Field(pattern=_TIME),
+        WithJsonSchema({"anyOf": [{"type": "string", "pattern": _TIME}, {"type": "integer", "minimum": 1}]}),
+    ]
     """Limit of time, as sbatch takes it: minutes, HH:MM:SS, D-HH:MM:SS. A job that reaches it is queued again and goes
     on from its checkpoint, `restarts` times."""
     cpus_per_node: Count | None = None
@@ -137,11 +152,20 @@ class SlurmCluster(ClusterSettings):
     start_minutes: Count = 10
     """Minutes that Ray may take to come up on all nodes."""
     stop_seconds: Count = 120
-    """Seconds before the limit of time, and after `stop`, in which the job reaches a checkpoint."""
+    """Seconds that the job gets before the limit of time, and after `stop`: half of them to reach a checkpoint, the
+    rest to end in order."""
     restarts: Annotated[int, Field(ge=0)] = 10
     """Times that a job which reached its limit of time, or lost a node, is queued again."""
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
     """Port of Ray on the head node; drawn from the job's number when left out, so that jobs can share a node."""
+
+    @field_validator("directory", "partition", "account", "qos", "options")
+    @classmethod
+    def _stay_in_their_line(cls, given: Any, info: ValidationInfo) -> Any:
+        if not "".join(given).isprintable():
+            found = "a line break or control character, which would end the line of sbatch's option"
+            raise Misplaced(f"{info.field_name} with {found}")
+        return given
 
 
 class Node(Settings):
@@ -206,7 +230,7 @@ class KubeRayCluster(ClusterSettings):
     restarts: Annotated[int, Field(ge=0)] = 3
     """Times that a job whose driver was lost is begun again, on a new cluster."""
     stop_seconds: Count = 120
-    """Seconds that a job which is stopped gets to reach a checkpoint."""
+    """Seconds that a job which is stopped gets: half of them to reach a checkpoint, the rest to end in order."""
 
 
 AnyCluster = LocalCluster | AddressCluster | LauncherCluster | SlurmCluster | KubeRayCluster
