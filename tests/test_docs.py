@@ -34,8 +34,9 @@ from tests.submitted import code_directory, until
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-TEXTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-PAGES = [path for path in TEXTS[1:] if path.parent != generate.REFERENCE]
+MEASUREMENTS = ROOT / "benchmarks/README.md"
+TEXTS = [ROOT / "README.md", MEASUREMENTS, *sorted(DOCS.rglob("*.md"))]
+PAGES = [path for path in TEXTS[2:] if path.parent != generate.REFERENCE]
 OF_A_JOB = ("run", "plan", "submit", "ledger", "doctor")
 OF_SUBMISSIONS = ("list", "status", "logs", "stop")
 BUCKETS = ("bucket", "my-bucket")  # of the pages and of the example files
@@ -130,6 +131,13 @@ def test_every_example_file_is_mentioned():
     assert [name for name in map(name_of, shipped) if f"/{name})" not in text] == []
 
 
+def test_every_measurement_and_its_result_are_in_their_index():
+    text = MEASUREMENTS.read_text(encoding="utf-8")
+    there = [*MEASUREMENTS.parent.glob("*.py"), *MEASUREMENTS.parent.glob("results/*.md")]
+    assert len(there) > 40
+    assert [path.name for path in there if f"({path.relative_to(MEASUREMENTS.parent).as_posix()})" not in text] == []
+
+
 def test_what_is_shown_of_files_is_what_they_may_hold():
     job, cluster, task = (
         jsonschema.Draft202012Validator(schema()) for schema in (job_schema, cluster_schema, task_schema)
@@ -172,7 +180,7 @@ def test_every_command_in_passing_is_one():
     for path in TEXTS:
         for span in re.findall(r"`nml-ray ([^`]+)`", path.read_text(encoding="utf-8")):
             words = shlex.split(span)
-            if not words[0].isupper():
+            if not words[0].isupper() and words != ["--help"]:
                 with contextlib.suppress(click.MissingParameter):
                     parsed(words)
 
