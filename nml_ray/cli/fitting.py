@@ -12,14 +12,17 @@ from nml_ray.cli.submitting import SHARED, Prepared, texts_of
 from nml_ray.cluster.size import Size, of_nodes, size_of_cluster
 from nml_ray.config.document import Document
 from nml_ray.config.errors import UserError, nearest_name
+from nml_ray.data.dataset_info import FILE
 from nml_ray.models.given import NotHere
 from nml_ray.storage.artifact import Store
+from nml_ray.storage.location import locate
 from nml_ray.storage.patience import NoAccess
 from nml_ray.storage.shard_cache import size_text
 from nml_ray.study import refusals
 from nml_ray.study.execute import plan_study, stages_of, store_of
 from nml_ray.study.expand import VERSIONS, Study
 from nml_ray.study.graph import ordered, until
+from nml_ray.study.job import Job
 from nml_ray.study.plan import Planned, plan
 from nml_ray.study.room import Misfit, misfits
 
@@ -62,8 +65,8 @@ class Fitting:
         one = self.prepared
         if one.job.sweep and one.target:
             raise UserError("a sweep has no single stage", where="--until", expected="a job without 'sweep'")
-        if one.cluster.kind != "local":
-            self.unknown = next(_elsewhere(one.document), "")
+        absent = () if one.cluster.kind == "local" else _elsewhere(one.document)
+        self.unknown = next(iter((*absent, *_not_indexed(one.job))), "")
         if self.unknown:
             _refuse_kind(one.target)
             return None
@@ -291,7 +294,7 @@ def refuse_misfit(prepared: Prepared) -> tuple[list[str], dict[str, str]]:
     fitting.package()
     fitting.refuse_storage()
     if fitting.study is None:
-        fitting.warnings.append(f"not looked at, for it is not on this machine: {fitting.unknown}")
+        fitting.warnings.append(f"stages: not looked at: {fitting.unknown}")
     fitting.refuse_encoders()
     wrong = fitting.feeding()[2] | fitting.room()[1]
     fitting.refuse_disk()
@@ -309,8 +312,17 @@ def _refuse_kind(target: str) -> None:
         )
 
 
+def _not_indexed(job: Job) -> Iterator[str]:
+    """Directories of tars that the job itself will index, which may take long: a user waits for this."""
+    shards = job.data.shards.splits() if job.data and job.data.shards else {}
+    for split, text in shards.items():
+        place = locate(text)
+        if not place.remote and not (place.local / FILE).exists() and any(place.local.glob("*.tar")):
+            yield f"data.shards.{split} = {text} is not indexed, see `nml-ray data index`"
+
+
 def _elsewhere(document: Document) -> Iterator[str]:
     """Absolute paths of a job's data that are not on this machine: of the section `run` nothing is data."""
     for path, text in texts_of(document.data, ()):
         if path[:1] != ("run",) and os.path.isabs(text) and "\n" not in text and not os.path.exists(text):
-            yield f"{'.'.join(map(str, path))} = {text}"
+            yield f"{'.'.join(map(str, path))} = {text} is not on this machine"

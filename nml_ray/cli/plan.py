@@ -81,7 +81,7 @@ def _on_cluster(
     fitting.refuse_encoders()
     data, feed, wrong = fitting.feeding()
     if fitting.study is None:
-        lines.append(f"stages: not told, for they depend on what is not on this machine: {fitting.unknown}")
+        lines.append(f"stages: not told, for they depend on data: {fitting.unknown}")
     else:
         lines += _stages(settings, fitting.planned, "to do" if fitting.certain else "unknown")
         lines += _feeding(settings, feed, data)

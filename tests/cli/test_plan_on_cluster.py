@@ -109,7 +109,7 @@ def test_data_on_the_clusters_machines_leaves_the_stages_open(code, capsys) -> N
         assert (status, errors) == (0, "")
         first, *_ = output.splitlines()
         assert (
-            first == "stages: not told, for they depend on what is not on this machine: data.shards.pretrain = /far/x"
+            first == "stages: not told, for they depend on data: data.shards.pretrain = /far/x is not on this machine"
         )
         assert "warning: room: not now, unless it is made already: far.yaml" in output
         status, _, errors = planned(capsys, "far.yaml", "--until", "pretrane")

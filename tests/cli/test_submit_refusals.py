@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nml_ray.cli import fitting
 from nml_ray.cli.main import call
 from nml_ray.cluster import registry
+from nml_ray.data.shards import write_tar
 from nml_ray.storage import patience
 from nml_ray.storage.patience import Patience
 from nml_ray.study import refusals
@@ -113,7 +115,7 @@ def test_what_the_clusters_machines_may_know_better_is_said_and_sent(code, capsy
     assert room.startswith("nml-ray: room: not now, unless it is made already: wide.yaml")
     data, room, _ = sent("--set", "data={shards: {pretrain: /far/data}}")
     assert (
-        data == ("nml-ray: not looked at, for it is not on this machine: data.shards.pretrain = /far/data")
+        data == ("nml-ray: stages: not looked at: data.shards.pretrain = /far/data is not on this machine")
         and "room" in room
     )
     bucket.faults.spoil = lambda method, path: Fault(status=403)
@@ -155,3 +157,24 @@ def test_published_weights_may_lie_in_another_machines_cache(code, capsys, monke
     with dashboard([{"CPU": 2}]) as address:
         at(address, "/far/runs")
         assert "weights: weights.pth: cannot be read" in refused(capsys, "hub.yaml", "--cluster", "lab.yaml")
+
+
+def test_data_is_not_indexed_for_a_look(code, capsys) -> None:
+    (code / "tars").mkdir()
+    write_tar(code / "tars/x-0.tar", [("k0", {"png": b"image", "cls": b"0"})])
+    given = "data={shards: {pretrain: tars}}"
+    assert call(["plan", "wide.yaml", "--cluster", "local.yaml", "--set", given]) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.endswith("data.shards.pretrain = tars is not indexed, see `nml-ray data index`")
+    assert [path.name for path in (code / "tars").iterdir()] == ["x-0.tar"]
+
+
+def test_code_that_a_job_server_does_not_take(code, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(fitting, "_MOST_ZIPPED", 10_000)
+    asked = list[str]()
+    with dashboard([{"CPU": 8}], asked=asked) as address:
+        at(address, "/far/runs")
+        assert "as a zip, and a job server takes 100 MiB; expected code.exclude" in refused(
+            capsys, "wide.yaml", "--cluster", "lab.yaml"
+        )
+    assert not [one for one in asked if one.startswith(SENDS)]
