@@ -45,7 +45,12 @@ class Cluster:
             lines.append("the token travels in clear text: https, or http to localhost through ssh -L, keeps it secret")
         if "/" not in self.cluster.python:
             lines.append(f"python: '{self.cluster.python}' is looked up on the head's PATH; a full path is safer")
-        return tuple(lines)
+        try:
+            nodes = self.nodes()
+        except UserError as error:  # of an older Ray
+            return (*lines, str(error))
+        cpus, gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
+        return (*lines, f"{len(nodes)} node{'s' * (len(nodes) != 1)} at present, with {cpus:g} CPUs and {gpus:g} GPUs")
 
     def nodes(self) -> tuple[Mapping[str, float], ...]:
         """What each node has at present, by Ray's names."""

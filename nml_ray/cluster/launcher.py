@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import yaml
 
 from nml_ray.cluster import address, registry
 from nml_ray.cluster.config import AddressCluster, ClusterSettings, LauncherCluster
-from nml_ray.cluster.launcher_document import Document, completed, end_command
+from nml_ray.cluster.launcher_document import Document, completed, end_command, nodes_at_first
 from nml_ray.cluster.package import Package
 from nml_ray.cluster.submission import Status, Submission
 from nml_ray.cluster.tunnel import Tunnel, ssh
@@ -36,6 +37,8 @@ _KITS = {
     "azure": ("azure", "azure-cli"),
 }
 _LOOK = 60  # seconds for asking a cloud what runs
+_JOIN = 900  # seconds that machines may take to join: clouds take minutes, and installing some more
+_PAUSE = 3  # seconds between two looks
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,27 @@ class Cluster:
                 )
             found = describe(path)
         write_bytes(self.directory / "cluster.json", json_bytes({"head": found["head"], "auth": found["auth"]}))
+        self._await_nodes()
         for line in self.check():
             click.echo(line)
+
+    def _await_nodes(self) -> None:
+        """Wait for the machines that are to be there from the start: the head brings them up by and by."""
+        expected, joined = nodes_at_first(self.cluster.ray), -1
+        until = time.monotonic() + _JOIN
+        with self._job_server() as server:
+            while joined < expected:
+                if time.monotonic() > until:
+                    raise click.ClickException(
+                        f"{joined} of {expected} nodes have joined within {_JOIN / 60:.0f} minutes; why the others "
+                        f"have not is in monitor.err and monitor.out in Ray's directory of logs on the head; they may "
+                        f"come yet: nml-ray cluster status; to end all: nml-ray cluster down"
+                    )
+                if (now := len(server.nodes())) != joined:
+                    joined = now
+                    click.echo(f"{joined} of {expected} nodes have joined")
+                else:
+                    time.sleep(_PAUSE)
 
     def down(self) -> None:
         """End all machines, or on machines of yours the Ray of this cluster, and make sure of it."""

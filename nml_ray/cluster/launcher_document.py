@@ -202,6 +202,13 @@ def completed(document: Mapping[str, Any], python: str, port: int, token: Path) 
     return result
 
 
+def nodes_at_first(document: Mapping[str, Any]) -> int:
+    """How many nodes there are to be from the start, the head included."""
+    if document["provider"]["type"] == "local":
+        return 1 + len(document["provider"]["worker_ips"])
+    return 1 + sum(one.get("min_workers", 0) for one in document.get("available_node_types", {}).values())
+
+
 def _scratch(document: Mapping[str, Any]) -> str:
     """The cluster's directory on machines of yours, for the user alone: Ray opens the one that it is given to all."""
     return f"/tmp/nml-ray-{document['cluster_name']}"

@@ -1,6 +1,7 @@
 """Jobs on a running cluster: a real head with its job server and a token, one for all tests here."""
 
 import json
+import re
 import shlex
 import sys
 import time
@@ -91,10 +92,11 @@ def followed(cluster: Cluster, submission: Submission) -> str:
 
 
 def test_check_says_what_answers(cluster, head):
-    (line,) = cluster.check()
+    line, nodes = cluster.check()
+    assert re.fullmatch(r"1 node at present, with \d+ CPUs and 0 GPUs", nodes)
     assert line.startswith("Ray ") and line.endswith(f"takes the token of {head.token_file}")
     with_name = Cluster(cluster.cluster.model_copy(update={"python": "python3"}))
-    assert "'python3' is looked up on the head's PATH" in with_name.check()[-1]
+    assert "'python3' is looked up on the head's PATH" in with_name.check()[1]
 
 
 def test_its_nodes_are_told_to_who_has_the_token(cluster):

@@ -21,7 +21,7 @@ SETTINGS: tuple[str, ...] = (
     "pretrain.microbatch=64",
     "noise.ratios=[0]",
 )
-SETTINGS += ("run.workers=3", "run.wait_minutes=5")  # the workers come up after the head
+SETTINGS += ("run.workers=3",)
 NML_RAY = [sys.executable, "-m", "nml_ray"]
 
 pytestmark = [
@@ -63,6 +63,7 @@ def test_a_cluster_of_machines_of_ones_own(machines, cluster, tmp_path):
     told = nml_ray("cluster", "up", cluster, timeout=300)
     try:
         assert "takes the token of" in told
+        assert "3 of 3 nodes have joined" in told
         assert "will not" not in told, "the launcher does not understand the commands that start Ray"
         settings = [small_icons(tmp_path), *SETTINGS]
         options = [word for setting in settings for word in ("--set", setting)]
