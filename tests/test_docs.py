@@ -19,9 +19,8 @@ import yaml
 
 from docs import generate
 from nml_ray.cli.main import call, cli
-from nml_ray.cli.options import find_job
+from nml_ray.cli.options import find_cluster, find_job
 from nml_ray.cli.schema import cluster_schema, job_schema, task_schema
-from nml_ray.cli.submitting import find_cluster
 from nml_ray.cluster import registry
 from nml_ray.cluster.ask import standing
 from nml_ray.cluster.config import read_cluster

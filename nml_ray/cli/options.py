@@ -52,17 +52,26 @@ def read_job_of(job: str, assignments: tuple[str, ...], storage: str | None) -> 
 
 def find_job(job: str) -> Path:
     """The file of a job: a path, or the bare name of a job that ships with the package."""
-    path = Path(job)
+    return _found(job, "job", examples("jobs"))
+
+
+def find_cluster(cluster: str) -> Path:
+    """The file of a cluster: a path, or the bare name of one that ships with the package."""
+    return _found(cluster, "cluster", examples("cluster"))
+
+
+def _found(given: str, what: str, directory: Path) -> Path:
+    path = Path(given)
     if path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
         return path
-    shipped = {file.stem: file for file in sorted(examples("jobs").rglob("*.yaml"))}
-    if job in shipped:
-        return shipped[job]
+    shipped = {file.stem: file for file in sorted(directory.rglob("*.yaml"))}
+    if given in shipped:
+        return shipped[given]
     raise UserError(
-        f"no file '{job}' and no shipped job of that name",
-        where="JOB",
+        f"no file '{given}' and no shipped {what} of that name",
+        where=what.upper(),
         expected="a path or one of " + ", ".join(shipped),
-        nearest=nearest_name(job, shipped),
+        nearest=nearest_name(given, shipped),
     )
 
 

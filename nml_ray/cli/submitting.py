@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nml_ray.cli.options import SUFFIXES, examples, find_job
+from nml_ray.cli.options import find_cluster, find_job
 from nml_ray.cluster.backend import Backend, backend_of
 from nml_ray.cluster.collect import collect
 from nml_ray.cluster.config import AnyCluster, ClusterSettings, read_cluster
@@ -15,7 +15,7 @@ from nml_ray.cluster.package import Package
 from nml_ray.cluster.record import JOB, SUBMISSION, record_of
 from nml_ray.cluster.submission import Submission, new_id
 from nml_ray.config.document import Document
-from nml_ray.config.errors import UserError, nearest_name
+from nml_ray.config.errors import UserError
 from nml_ray.storage.location import Location, locate
 from nml_ray.storage.patience import Patience
 
@@ -59,22 +59,6 @@ class Prepared:
     def sees_storage(self) -> bool:
         """Whether this machine sees what lies there as the cluster's machines do."""
         return self.storage.remote or self.cluster.kind in SHARED
-
-
-def find_cluster(cluster: str) -> Path:
-    """The file of a cluster: a path, or the bare name of one that ships with the package."""
-    path = Path(cluster)
-    if path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
-        return path
-    shipped = {file.stem: file for file in sorted(examples("cluster").glob("*.yaml"))}
-    if cluster in shipped:
-        return shipped[cluster]
-    raise UserError(
-        f"no file '{cluster}' and no shipped cluster of that name",
-        where="CLUSTER",
-        expected="a path or one of " + ", ".join(shipped),
-        nearest=nearest_name(cluster, shipped),
-    )
 
 
 def open_cluster(cluster: str) -> tuple[AnyCluster, Document]:

@@ -83,7 +83,8 @@ def test_the_commands_in_the_examples_are_complete():
     ]
     assert len(lines) > 15
     for line in lines:
-        group, (name, *words) = cli, line.split()
+        group: click.Group = cli
+        name, *words = line.split()
         if name == "cluster":
             group, (name, *words) = cluster, words
         command = group.get_command(click.Context(group), name)

@@ -81,7 +81,7 @@ def test_trouble_is_told_until_it_has_passed(tmp_path, logs):
 @pytest.mark.ray
 def test_a_record_that_cannot_be_written_is_said_once(shared_ray, tmp_path, monkeypatch):
     (tmp_path / "runs").write_text("a file where the storage should be")
-    said = []
+    said: list[str] = []
     monkeypatch.setattr(node_logs, "LOOK", 0.1)
     logs = NodeLogs(str(tmp_path / "runs"), "demo-1", said.append)
     logs.begin()
