@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,6 +24,7 @@ import nml_ray
 from nml_ray.config.cores import whole_cores
 from nml_ray.config.errors import UserError
 from nml_ray.node_watch import NodeWatch
+from nml_ray.quiet import END
 from nml_ray.reaper import MARK
 
 SETTINGS: Mapping[str, str] = {
@@ -46,6 +47,7 @@ SETTINGS: Mapping[str, str] = {
 }
 """Environment of Ray and its workers; what the user has set already stands."""
 
+_LAST_LINES = 5.0  # seconds in which the last lines on standard error are passed on
 PATIENCE = 180  # seconds that a node may take to come up; Ray's own 30 are too few on a machine that does other things
 
 _RAY = (
@@ -56,6 +58,7 @@ _directory: Path | None = None
 _reaper: subprocess.Popen[bytes] | None = None
 _errors: tuple[int, TextIO] | None = None  # a copy of descriptor 2 and the sys.stderr of before
 _joined = False
+_quiet: subprocess.Popen[bytes] | None = None
 _watch: NodeWatch | None = None
 _lock = threading.RLock()
 
@@ -85,7 +88,8 @@ def start(cpus: int | None = None) -> None:
         _reaper = _start_reaper(_directory)
         atexit.register(stop)
         os.environ[MARK] = str(_directory)
-        _divert_errors(_directory / "driver.err")
+        with open(_directory / "driver.err", "ab") as errors:
+            _divert_errors(errors.fileno())
         try:
             with patience(), _own_handler():
                 ray.init(
@@ -148,7 +152,7 @@ def join(address: str, say: Callable[[str], None] = lambda line: None) -> None:
     Raises:
         UserError: there is none, it refuses, or it runs another Ray or Python.
     """
-    global _joined, _watch
+    global _joined, _watch, _quiet
     with _lock:
         if _joined:
             return
@@ -159,6 +163,7 @@ def join(address: str, say: Callable[[str], None] = lambda line: None) -> None:
 
         try:
             _knock(address)
+            _quiet = _start_quiet()
             with _own_handler():
                 ray.init(
                     address=address,
@@ -167,13 +172,18 @@ def join(address: str, say: Callable[[str], None] = lambda line: None) -> None:
                     runtime_env=None if _sent_along() else _runtime_environment(),
                 )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            _forget()
             reason = " ".join(str(error).split())[:300]
             raise UserError(
                 f"cannot join the Ray cluster at '{address}' ({reason})",
                 expected="HOST:PORT of a cluster with this version of Ray and Python",
             ) from None
+        except BaseException:
+            _forget()
+            raise
         _joined = True
         _watch = NodeWatch(say)
+        atexit.register(stop)
 
 
 def _runtime_environment() -> dict[str, Any]:
@@ -212,7 +222,9 @@ def stop() -> None:
             assert _watch is not None
             _watch.stop()
             ray.shutdown()
+            _end_quiet()
             _joined, _watch = False, None
+            atexit.unregister(stop)
         if _directory is None:
             return
         import ray
@@ -225,8 +237,38 @@ def stop() -> None:
         atexit.unregister(stop)
 
 
-def _divert_errors(path: Path) -> None:
-    """Send what Ray's C++ code writes to descriptor 2 into a file; Python's `sys.stderr` goes on as before."""
+def _forget() -> None:
+    """Leave a cluster that was not joined after all."""
+    import ray
+
+    ray.shutdown()
+    _end_quiet()
+
+
+def _start_quiet() -> subprocess.Popen[bytes]:
+    """A process that keeps Ray's own lines from standard error, and passes on the rest (see quiet.py)."""
+    script = str(Path(__file__).with_name("quiet.py"))
+    quiet = subprocess.Popen([sys.executable, "-I", "-S", script], stdin=subprocess.PIPE, start_new_session=True)
+    assert quiet.stdin is not None
+    _divert_errors(quiet.stdin.fileno())
+    quiet.stdin.close()
+    return quiet
+
+
+def _end_quiet() -> None:
+    global _quiet
+    if _quiet is None:
+        return
+    with suppress(OSError):
+        os.write(2, END)
+    _restore_errors()
+    with suppress(subprocess.TimeoutExpired):  # a process that was started meanwhile may hold its end of the pipe
+        _quiet.wait(_LAST_LINES)
+    _quiet = None
+
+
+def _divert_errors(to: int) -> None:
+    """Send what Ray's C++ code writes to descriptor 2 to another; Python's `sys.stderr` goes on as before."""
     global _errors
     if _errors is not None:
         return
@@ -234,8 +276,7 @@ def _divert_errors(path: Path) -> None:
     _errors = (os.dup(2), sys.stderr)
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr.fileno() == 2:
         sys.stderr = open(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
-    with open(path, "ab") as file:
-        os.dup2(file.fileno(), 2)
+    os.dup2(to, 2)
 
 
 def _restore_errors() -> None:

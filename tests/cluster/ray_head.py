@@ -21,7 +21,7 @@ class Head:
         self.token_file.touch(mode=0o600)
         self.token_file.write_text(secrets.token_hex(32))
         port, dashboard, clients, agent = free_ports(4)
-        self.address = f"http://127.0.0.1:{dashboard}"
+        self.address, self.gcs = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}"
         options = {
             "port": port,
             "dashboard-host": "127.0.0.1",
