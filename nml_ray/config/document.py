@@ -22,7 +22,22 @@ _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+_DEEPEST = 50  # sections and lists in each other
+_MOST_REPEATED = 10_000  # values that come from aliases: a few lines of them can mean millions
 _SAFE_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.BaseLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            problem = f"more than {_DEEPEST} sections or lists in each other"
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Text:
@@ -72,7 +87,7 @@ def load(path: Path, name: str = "") -> Document:
     """Read a YAML file; messages call it `name` (by default its path).
 
     Raises:
-        UserError: not there, not UTF-8, not YAML, a key twice, a tag.
+        UserError: not there, not UTF-8, not YAML, a key twice, a tag, too deep, too many values by aliases.
     """
     name = name or str(path)
     try:
@@ -82,6 +97,8 @@ def load(path: Path, name: str = "") -> Document:
         raise UserError("there is no such file", where=name, nearest=nearest) from None
     except IsADirectoryError:
         raise UserError("is a directory", where=name, expected="a YAML file") from None
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=name, expected="a YAML file") from None
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise UserError("is not UTF-8", where=f"{name}:{line}", expected="a YAML file in UTF-8") from None
@@ -91,7 +108,7 @@ def load(path: Path, name: str = "") -> Document:
 def parse(text: str, name: str) -> Document:
     """Read YAML text; see `load`."""
     try:
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
@@ -136,6 +153,8 @@ class _Reader:
         self.name = name
         self.places: dict[KeyPath, str] = {}
         self.inside: set[Hashable] = set()
+        self.seen: set[Hashable] = set()
+        self.repeated = 0
 
     def place(self, node: yaml.Node) -> str:
         return f"{self.name}:{node.start_mark.line + 1}"
@@ -144,6 +163,11 @@ class _Reader:
         self.places.setdefault(path, self.place(node))
         if id(node) in self.inside:
             raise UserError("an alias that contains itself", where=self.place(node))
+        self.repeated += id(node) in self.seen
+        if self.repeated > _MOST_REPEATED:
+            found = f"aliases that mean more than {_MOST_REPEATED:,} values"
+            raise UserError(found, where=self.place(node), expected="values that are written out")
+        self.seen.add(id(node))
         self.inside.add(id(node))
         try:
             match node:
@@ -155,10 +179,16 @@ class _Reader:
                     return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
                 case yaml.ScalarNode():
                     self.refuse_tag(node, "str")
-                    return scalar(node.value) if node.style is None else node.value
+                    return self.scalar(node) if node.style is None else node.value
             raise AssertionError(node)
         finally:
             self.inside.discard(id(node))
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        try:
+            return scalar(node.value)
+        except ValueError:  # Python's limit
+            raise UserError(f"a number of {len(node.value):,} digits", where=self.place(node)) from None
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -86,6 +86,11 @@ def test_any_float_survives(number: float) -> None:
         ("a: &x [*x]\n", "f:1", "contains itself"),
         ("? [a, b]\n: 1\n", "f:1", "a key that is a list"),
         ("a: 1\n\tb: 2\n", "f:2", "not valid YAML"),
+        ("a:\n  " + "[" * 5000, "f:2", "more than 50 sections or lists"),
+        ("a:\n  " + "[" * 5000 + "]" * 5000, "f:2", "more than 50 sections or lists"),
+        ("- " * 5000 + "x", "f:1", "more than 50 sections or lists"),
+        ("{a: " * 5000 + "1" + "}" * 5000, "f:1", "more than 50 sections or lists"),
+        ("a: 1\nb: " + "9" * 5000, "f:2", "a number of 5,000 digits"),
     ],
 )
 def test_what_is_refused_names_its_line(text: str, place: str, words: str) -> None:
@@ -97,6 +102,13 @@ def test_what_is_refused_names_its_line(text: str, place: str, words: str) -> No
 
 def test_an_alias_is_the_value_it_names() -> None:
     assert parse("a: &x {b: 1}\nc: *x\n", "f").data == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+def test_a_few_aliases_cannot_mean_millions_of_values() -> None:
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    with pytest.raises(UserError, match=r"f:\d+: aliases that mean more than 10,000 values"):
+        parse(bomb, "f")
+    assert len(parse("- &x [1, 2]\n" + "- *x\n" * 3000, "f").data) == 3001
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
