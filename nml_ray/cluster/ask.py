@@ -167,7 +167,8 @@ def follow(submission: Submission) -> Iterator[str]:
             yield from known.follow(submission)
             return
     record = _record(submission)
-    yield from watch.follow(record, lambda: watch.status_of(record) or Status("lost"))
+    status = watch.watched(record)
+    yield from watch.follow(record, lambda: status() or Status("lost"))
 
 
 def _record(submission: Submission) -> Record:

@@ -23,8 +23,8 @@ from nml_ray.cluster.submission import Status, Submission
 from nml_ray.cluster.watch import follow, status_of
 from nml_ray.config.cores import whole_cores
 from nml_ray.config.errors import UserError
-from nml_ray.storage.lease import process_started
 from nml_ray.storage.patience import QUICK
+from nml_ray.storage.pulse import process_started
 
 OUTPUT, STOPPED = "supervisor.log", "stopped"
 _FRESH = 3600.0  # seconds in which unpacked code may still be waiting for its job

@@ -76,6 +76,15 @@ class Record:
         except OSError as error:
             raise UserError(f"cannot be read ({error.strerror})", where=str(at)) from None
 
+    def changed(self, name: str, patience: Patience | None = None) -> float | None:
+        """When a file was last written, Unix time by the storage's clock; None where there is none. See `read`."""
+        at = self.at(name)
+        if at.remote:
+            return remote.changed(at, patience)
+        with suppress(OSError):
+            return at.local.stat().st_mtime
+        return None
+
     def read_json(self, name: str, patience: Patience | None = None) -> Any:
         """The data of a JSON file; None where there is none, or a crash of the machine left it torn."""
         data = self.read(name, patience)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nml_ray import session
-from nml_ray.storage.lease import process_started
+from nml_ray.storage.pulse import process_started
 
 
 def start(options: Sequence[str]) -> None:

@@ -33,8 +33,9 @@ from nml_ray.cluster.record import DRIVER, NODES, STATUS, Record, record_of
 from nml_ray.cluster.usage import Meter
 from nml_ray.cluster.watch import beat_of
 from nml_ray.config.errors import UserError
-from nml_ray.storage.lease import HEARTBEAT, process_started
+from nml_ray.storage.lease import HEARTBEAT
 from nml_ray.storage.patience import Patience
+from nml_ray.storage.pulse import process_started, this_machine
 
 STOP_SECONDS = 120
 NOT_STARTED = 127
@@ -140,7 +141,8 @@ class Teller:
         self.usage = Parts(record, f"{NODES}/{socket.gethostname()}/resources", ".jsonl")
         self._pace = _REMOTE_PACE if record.location.remote else _LOCAL_PACE
         now, pid = time.time(), os.getpid()
-        self._beat = Beat("running", 0, socket.gethostname(), pid, process_started(pid), now, now)
+        process = process_started(pid)
+        self._beat = Beat("running", 0, socket.gethostname(), pid, process, now, now, machine=this_machine())
         self._recent = b""
         self._meter: Meter | None = None
         self._news, self._over = threading.Event(), threading.Event()

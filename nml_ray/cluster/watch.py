@@ -10,7 +10,9 @@ from nml_ray.cluster.record import DRIVER, STATUS, SUBMISSION, Record
 from nml_ray.cluster.submission import Status, Submission
 from nml_ray.config.errors import UserError
 from nml_ray.storage import remote
+from nml_ray.storage.lease import EXPIRY, STALE
 from nml_ray.storage.patience import Patience
+from nml_ray.storage.pulse import Pulse
 
 _LOCAL_PACE, _REMOTE_PACE = 0.2, 3.0  # seconds between two looks
 
@@ -30,9 +32,35 @@ def beat_of(record: Record, patience: Patience | None = None) -> Beat | None:
 
 
 def status_of(record: Record, patience: Patience | None = None) -> Status | None:
-    """How a submission stands; None where nothing is told of it. See `beat_of`."""
+    """How a submission stands as far as one look tells; None where nothing is told of it. See `beat_of`."""
     beat = beat_of(record, patience)
-    return beat.status(time.time()) if beat else None
+    if beat is None:
+        return None
+    silence = beat.silence(time.time())
+    if silence >= EXPIRY and beat.ended is None:  # or only its clock is slow
+        silence = beat.silence(time.time(), record.changed(STATUS, patience))
+    return beat.status(silence)
+
+
+def watched(record: Record, pulse: Pulse | None = None) -> Callable[[], Status | None]:
+    """What tells how a submission stands, asked again and again: `lost` once it has been silent all the time.
+
+    Raises:
+        UserError: when asked, the storage cannot be reached.
+    """
+    pulse = pulse or Pulse()
+
+    def status() -> Status | None:
+        beat = beat_of(record)
+        if beat is None:
+            return None
+        silence = pulse.silence("", beat)
+        if silence < EXPIRY and beat.silence(time.time()) >= STALE:  # no need to wait
+            told = beat.silence(time.time(), record.changed(STATUS))
+            silence = told if told >= STALE else silence
+        return beat.status(silence)
+
+    return status
 
 
 def submission_of(record: Record, patience: Patience | None = None) -> Submission | None:

@@ -244,6 +244,11 @@ class Store:
         directory, mirror = self.directory(kind, digest), self.mirror
         return leases.holder(directory) or (remote_lease.holder(mirror.at(directory)) if mirror else None)
 
+    def held(self, kind: str, digest: str) -> bool:
+        """Whether somebody may be at work on an artifact, as far as one look tells."""
+        directory, mirror = self.directory(kind, digest), self.mirror
+        return leases.held(directory) or (mirror is not None and remote_lease.held(mirror.at(directory)))
+
 
 def bring(path: Path) -> None:
     """Bring what lies at a path of a working root (see `mirror.present`): an artifact, what is in one, or a study's

@@ -65,7 +65,7 @@ def read_json_if_whole(path: Path) -> Any:
     """`read_json` of a file written without `durable`: None also where a crash of the machine left it torn."""
     try:
         return read_json(path)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -152,6 +152,16 @@ def size_of(location: Location, patience: Patience | None = None) -> int | None:
     return int(info.size) if info.is_file else None
 
 
+def changed(location: Location, patience: Patience | None = None) -> float | None:
+    """When an object was last written, Unix time by the store's clock; None where there is none.
+
+    Raises:
+        UserError: no such bucket, no access.
+    """
+    info = persistent(lambda: filesystem(location).get_file_info(location.path), str(location), patience)
+    return float(info.mtime.timestamp()) if info.is_file and info.mtime else None
+
+
 def read(location: Location, patience: Patience | None = None) -> bytes:
     """All bytes of a small object.
 

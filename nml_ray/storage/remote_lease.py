@@ -3,16 +3,17 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage import lease, remote
 from nml_ray.storage.atomic import json_bytes
-from nml_ray.storage.lease import HEARTBEAT, LEASE, Holder, Lease
+from nml_ray.storage.lease import HEARTBEAT, LEASE, PULSE, STALE, Holder, Lease
 from nml_ray.storage.location import Location
 from nml_ray.storage.patience import QUICK
+from nml_ray.storage.pulse import Pulse
 
 
 class RemoteLease:
@@ -44,23 +45,26 @@ class RemoteLease:
                 continue
 
 
-def take(directory: Path, location: Location, clock: Callable[[], float] = time.time) -> RemoteLease | None:
-    """Take the lease on an artifact, also from a holder that is dead; None while another is alive.
+def take(directory: Path, location: Location, pulse: Pulse = PULSE) -> RemoteLease | None:
+    """Take the lease on an artifact, also from a holder that is dead; None while another may be alive.
+
+    See `lease.take`.
 
     Args:
         directory: of the artifact, in the working root: processes of this machine take that lease first.
         location: of the artifact, on the object store.
-        clock: Unix time.
+        pulse: of holders.
 
     Raises:
         UserError: the object store does not answer.
     """
-    mine = lease.take(directory, clock)
+    mine = lease.take(directory, pulse)
     if mine is None:
         return None
     try:
         found = holder(location)
-        if not found or not found.alive(clock()):
+        if not found or found.silent(str(location), pulse) or _stale(location):
+            pulse.forget(str(location))
             said = lease.holder(directory)
             assert said is not None
             _write(location, said)
@@ -75,12 +79,20 @@ def take(directory: Path, location: Location, clock: Callable[[], float] = time.
 
 def holder(directory: Location) -> Holder | None:
     """Who holds the lease on an artifact, dead or alive."""
-    try:
-        return Holder(**json.loads(remote.read(directory / LEASE, QUICK)))
-    except remote.NotThere:
-        return None
-    except (ValueError, TypeError):
-        return None  # not whole: not one of ours
+    with suppress(remote.NotThere, ValueError, RecursionError):  # not whole: not one of ours
+        return Holder.from_data(json.loads(remote.read(directory / LEASE, QUICK)))
+    return None
+
+
+def held(directory: Location) -> bool:
+    """Whether somebody may hold the lease on an artifact, as far as one look tells."""
+    found = holder(directory)
+    return found is not None and not found.dead and not _stale(directory)
+
+
+def _stale(directory: Location) -> bool:
+    changed = remote.changed(directory / LEASE, QUICK)
+    return changed is not None and time.time() - changed >= STALE
 
 
 def _write(directory: Location, said: Holder) -> None:

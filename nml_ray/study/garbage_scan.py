@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -86,8 +85,7 @@ def ray_directories(store: Store, now: float, days: float) -> list[Directory]:
         files = _files(path) if path.is_dir() else {}
         changed = max([path.lstat().st_mtime, *(file.changed for file in files.values())])
         run = _RAY.match(path.name)
-        holder = store.holder(run[1], run[2]) if run else None
-        if path.is_dir() and now - changed >= max(days, 1) * DAY and not (holder and holder.alive(now)):
+        if path.is_dir() and now - changed >= max(days, 1) * DAY and not (run and store.held(run[1], run[2])):
             found.append(Directory(path, sum(file.size for file in files.values()), changed))
     return found
 
@@ -141,12 +139,11 @@ def _found(store: Store, key: Key, files: Mapping[str, File], before: Found | No
     if before and before.files == own and not before.held and LEASE not in files:
         return before
     record = read(RECORD) if RECORD in own else None
-    holder = store.holder(kind, digest) if LEASE in files else None
     begun = [record] if record else [read(name) for name in own if re.fullmatch(r"attempt-[^/]*/attempt\.json", name)]
     refers, told = _refers(kind, [facts for facts in begun if facts])
     points = ("extract", str(record["extract"])) if kind == "set" and record and "extract" in record else None
     left = _leftovers(store, key, own, record["attempt"]) if record else ()
-    held = holder is not None and holder.alive(time.time())
+    held = LEASE in files and store.held(kind, digest)
     return Found(kind, digest, own, record is not None, held, refers, told, points, left)
 
 

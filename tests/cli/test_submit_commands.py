@@ -14,7 +14,7 @@ import yaml
 from nml_ray.cli.main import call
 from nml_ray.cluster import registry
 from nml_ray.cluster.record import record_of
-from nml_ray.storage.lease import process_started
+from nml_ray.storage.pulse import process_started
 from tests.submitted import begun, code_directory, nml_ray, until
 
 ENDLESS = 10_000_000  # epochs

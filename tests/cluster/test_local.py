@@ -18,7 +18,7 @@ from nml_ray.cluster.package import Package
 from nml_ray.cluster.record import record_of
 from nml_ray.cluster.submission import Status, Submission, new_id
 from nml_ray.config.errors import UserError
-from nml_ray.storage.lease import process_started
+from nml_ray.storage.pulse import process_started
 from tests.object_store import Bucket
 from tests.submitted import code_directory, until
 

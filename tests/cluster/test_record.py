@@ -1,7 +1,9 @@
 """The record of a submission and those who read it: on a disk, on an object store, after a death, as it grows."""
 
 import json
+import os
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from nml_ray.cluster.submission import Status, Submission, is_id, new_id
 from nml_ray.config.errors import UserError
 from nml_ray.storage.location import Location
 from nml_ray.storage.patience import Patience
+from nml_ray.storage.pulse import Pulse, this_machine
 from tests.object_store import Bucket, Fault
 
 NOW = 1_000_000.0
@@ -131,14 +134,54 @@ def test_a_beat_is_kept_as_data():
 
 
 def test_a_job_whose_supervisor_is_silent_is_lost():
-    assert BEAT.status(NOW) == Status("running", "pretrain: 40 %", None, "storage")
-    assert replace(BEAT, state="stopping").status(NOW).message == "stopping: pretrain: 40 %"
-    lost = BEAT.status(NOW + 56)
+    assert BEAT.status(5) == Status("running", "pretrain: 40 %", None, "storage")
+    assert replace(BEAT, state="stopping").status(5).message == "stopping: pretrain: 40 %"
+    lost = BEAT.status(61)
     assert (lost.state, lost.message) == ("lost", "no sign of life from elsewhere for 61 s; last: pretrain: 40 %")
-    here = replace(BEAT, host=socket.gethostname(), pid=2**22 + 1)
-    assert here.status(NOW).state == "lost"
+    here = replace(BEAT, machine=this_machine(), pid=2**22 + 1)
+    assert here.status(5).state == "lost" and not here.alive(NOW)
+    container = replace(here, host=socket.gethostname(), machine="the same boot, another namespace")
+    assert container.status(5).state == "running" and container.alive(NOW)
     ended = replace(BEAT, state="failed", exit_code=1, ended=NOW)
-    assert ended.status(NOW + 1e9) == Status("failed", "pretrain: 40 %", 1, "storage")
+    assert ended.status(1e9) == Status("failed", "pretrain: 40 %", 1, "storage")
+
+
+def test_one_look_takes_the_storages_time_where_the_supervisors_clock_is_off():
+    slow, fast = replace(BEAT, heartbeat=NOW - 70), replace(BEAT, heartbeat=NOW + 3600)
+    assert not slow.alive(NOW) and slow.alive(NOW, changed=NOW - 3) and not slow.alive(NOW, changed=NOW - 65)
+    assert fast.silence(NOW, changed=NOW - 80) == 80 and fast.silence(NOW, changed=NOW + 1) == 0
+
+
+def test_a_status_looked_at_once_is_that_of_a_supervisor_whose_clock_is_slow(tmp_path):
+    record = record_of(str(tmp_path), "x")
+    record.write_json("status.json", replace(BEAT, heartbeat=time.time() - 900).to_data())
+    found = watch.status_of(record)
+    assert found and found.state == "running"
+    os.utime(record.at("status.json").local, (0, time.time() - 90))
+    found = watch.status_of(record)
+    assert found and found.state == "lost"
+
+
+def test_a_status_that_is_watched_is_lost_only_after_a_minute_without_change(tmp_path):
+    record, now = record_of(str(tmp_path), "x"), 0.0
+    status = watch.watched(record, Pulse(lambda: now))
+    assert status() is None
+
+    def state(seconds: float, heartbeat: float) -> str:
+        nonlocal now
+        now += seconds
+        record.write_json("status.json", replace(BEAT, heartbeat=heartbeat).to_data())
+        found = status()
+        assert found
+        return found.state
+
+    behind = time.time() - 120
+    assert [state(0, behind), state(55, behind), state(55, behind + 10), state(59, behind + 10)] == ["running"] * 4
+    assert state(2, behind + 10) == "lost"
+    record.write_json("status.json", replace(BEAT, heartbeat=time.time() - 7200).to_data())
+    os.utime(record.at("status.json").local, (0, time.time() - 7200))
+    found = watch.watched(record)()
+    assert found and found.state == "lost", "nobody waits for what ended hours ago"
 
 
 @pytest.mark.parametrize(

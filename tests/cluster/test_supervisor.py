@@ -13,7 +13,7 @@ import pytest
 
 from nml_ray.cluster.record import Record, record_of
 from nml_ray.cluster.usage import Meter
-from nml_ray.storage.lease import process_started
+from nml_ray.storage.pulse import process_started
 from tests.object_store import Bucket, Fault
 
 PYTHON = sys.executable

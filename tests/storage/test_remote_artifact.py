@@ -16,6 +16,7 @@ from nml_ray.storage.atomic import write_json
 from nml_ray.storage.lease import LEASE
 from nml_ray.storage.mirror import carried, mirror_of, present, working_root
 from nml_ray.storage.patience import Patience
+from nml_ray.storage.pulse import Pulse
 from tests.object_store import Bucket, Fault
 
 pytestmark = pytest.mark.long
@@ -173,14 +174,22 @@ def test_leases(machine, bucket):
     held = there.holder("pretrain", "d1")
     again.release()
     location, now = bucket.at("runs/pretrain/d1"), time.time()
-    for other, free in ((replace(held, host="elsewhere"), False), (replace(held, pid=2**22 + 1), True)):
+    for other, free in ((replace(held, machine="elsewhere"), False), (replace(held, pid=2**22 + 1), True)):
         remote_lease._write(location, replace(other, owner="x", heartbeat=now))
         mine = here.lease("pretrain", "d1")
         assert bool(mine) == free
         if mine:
             mine.release()
-    remote_lease._write(location, replace(held, host="elsewhere", owner="y", heartbeat=now - 100))
-    assert here.lease("pretrain", "d1"), "its heart stopped beating"
+        assert here.held("pretrain", "d1") != free
+    silent = replace(held, machine="elsewhere", owner="y", heartbeat=now + 3600)
+    remote_lease._write(location, silent)
+    pulse = Pulse(iter([0.0, 59.0, 70.0, 130.0]).__next__)
+    directory = here.directory("pretrain", "d1")
+    assert remote_lease.take(directory, location, pulse) is None
+    assert remote_lease.take(directory, location, pulse) is None
+    remote_lease._write(location, replace(silent, heartbeat=now + 3610))
+    assert remote_lease.take(directory, location, pulse) is None, "it beats, whatever its clock says"
+    assert remote_lease.take(directory, location, pulse), "its heart stopped beating"
 
 
 def test_a_lease_that_another_took_over_is_left_alone(machine, bucket):
