@@ -109,7 +109,8 @@ def status(id: str, storage: str | None) -> None:
 def logs(id: str, storage: str | None, following: bool) -> int:
     """Print what a submitted job has printed.
 
-    ID is an id, a unique beginning of one, or `last`. With --follow the exit code is the job's: 0, 1, 2, or 130 if it
+    ID is an id, a unique beginning of one, or `last`. The cluster is asked first; when it is gone, what the job left on
+    its storage counts. With --follow the exit code is the job's: 0, 1, 2, or 130 if it
     was stopped; Ctrl-C ends only this command, with code 130.
 
     \b
@@ -123,11 +124,11 @@ def logs(id: str, storage: str | None, following: bool) -> int:
     submission = find(id, storage)
     if following:
         return stream(submission, storage)
-    printed = False
-    for text in log(submission):
-        click.echo(text, nl=False)
-        printed = printed or bool(text)
-    if not printed:
+    text, note = log(submission)
+    click.echo(text, nl=False)
+    if note:
+        click.echo(f"nml-ray: {note}", err=True)
+    if not text:
         click.echo(f"nml-ray: nothing there yet; as it comes: nml-ray logs -f {submission.id}", err=True)
     return 0
 

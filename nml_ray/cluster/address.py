@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,12 @@ class Cluster:
     def check(self) -> tuple[str, ...]:
         """Asks the server whether it takes this machine's token and has its version of Ray."""
         lines = [self.server.greet()]
+        theirs, ours = self.server.python(), platform.python_version()
+        if theirs and theirs != ours:
+            lines.append(
+                f"the cluster runs Python {theirs}, this machine {ours}: 'python' in the cluster file has to name an "
+                f"interpreter of Python {theirs} on the head"
+            )
         address = urlsplit(self.server.address)
         if address.scheme == "http" and address.hostname not in _LOOPBACK and self.server.headers():
             lines.append("the token travels in clear text: https, or http to localhost through ssh -L, keeps it secret")
@@ -82,6 +89,10 @@ class Cluster:
     def follow(self, submission: Submission) -> Iterator[str]:
         """From the job server; see `job_log.follow`."""
         return job_log.follow(self.server, submission.id)
+
+    def printed(self, submission: Submission) -> str:
+        """From the job server."""
+        return job_log.printed(self.server, submission.id)
 
     def stop(self, submission: Submission) -> None:
         """Ray sends SIGTERM to all processes of the driver, and kills what is left after `stop_seconds` and a bit."""

@@ -131,24 +131,32 @@ def _with_message(status: Status, submission: Submission) -> Status:
     return replace(status, message=told.message) if told and told.state != "lost" else status
 
 
-def log(submission: Submission) -> Iterator[str]:
-    """What the job has printed until now, by its record, or by the cluster once the job has ended.
+def log(submission: Submission) -> tuple[str, str]:
+    """What the job has printed until now, by its cluster, or by its record where that has ended or has nothing (any
+    more); and what had to be said on the way.
 
     Raises:
         UserError: neither can be read.
     """
-    text, trouble = "", None
+    ended, note = registry.end_of(submission.id) is not None, ""
+    known = None if ended else backend(submission)
+    if known is not None:
+        try:
+            if text := known.printed(submission):
+                return text, ""
+        except UserError as error:
+            note = f"{error}{_NO_ANSWER}"
     try:
         text = watch.Tail(_record(submission)).more(_SHORT)
     except UserError as error:
-        trouble = error
-    known = backend(submission)
-    if text or known is None:
-        yield text
-    elif (found := known.status(submission)) and found.ended:
-        yield from known.follow(submission)
-    if trouble and not text:
-        raise trouble
+        if note:
+            raise UserError(f"{note.removesuffix(_NO_ANSWER)}; nor can its storage be read: {error}") from None
+        if not ended:
+            raise
+        text = ""
+    if ended and not text and (known := backend(submission)):
+        text = known.printed(submission)
+    return text, note
 
 
 def follow(submission: Submission) -> Iterator[str]:

@@ -36,6 +36,9 @@ class Backend(Protocol):
     def follow(self, submission: Submission) -> Iterator[str]:
         """The driver's log as it comes, in pieces of text, to the job's end."""
 
+    def printed(self, submission: Submission) -> str:
+        """The driver's log as far as the cluster has it; "" where it has none (any more)."""
+
     def stop(self, submission: Submission) -> None:
         """Have the job end; it gets `stop_seconds` to reach a checkpoint and end in order. Returns at once."""
 

@@ -57,6 +57,14 @@ def follow(server: JobServer, id: str, patience: float = PATIENCE) -> Iterator[s
             time.sleep(_PAUSE)
 
 
+def printed(server: JobServer, id: str) -> str:
+    """The log of a job as far as the server has it; "" where it knows no such job, or one that has not begun."""
+    job = server.job(id)
+    if job is None or (job["driver_node_id"] is None and job["status"] not in ENDED):
+        return ""
+    return _text(server, job)
+
+
 def _known(server: JobServer, id: str) -> dict[str, Any]:
     if job := server.job(id):
         return job

@@ -50,6 +50,12 @@ class JobServer:
         token = f"takes the token of {self._token.source}" if self._token else "asks for no token"
         return f"Ray {metadata.version('ray')} at {self.address}: {token}"
 
+    def python(self) -> str:
+        """The version of Python that the cluster runs; "" where the server does not tell."""
+        answer = self._ask("GET", "/api/v0/cluster_metadata", missing=True)
+        told = _json(answer).get("data") if answer is not None else None
+        return str(told.get("pythonVersion") or "") if isinstance(told, dict) else ""
+
     def headers(self) -> dict[str, str]:
         """What shows the token to the server, once it has been greeted; empty where it asks for none."""
         return {"Authorization": f"Bearer {self._token.value}"} if self._token else {}

@@ -28,7 +28,7 @@ from nml_ray.config.errors import UserError, nearest_name
 
 _PACE = 2.0  # seconds between two looks at the cluster
 _PATIENCE = 120  # seconds for which a cluster that does not answer is asked again while a log is followed
-_UPLOAD = 120  # seconds for sending a job
+_UPLOAD = 120  # seconds for sending a job, and for its whole log
 _JOB = "rayjobs.ray.io"
 
 
@@ -114,6 +114,15 @@ class Cluster:
             until = time.monotonic() + _PATIENCE
             if not pods:
                 time.sleep(_PACE)
+
+    def printed(self, submission: Submission) -> str:
+        """The log of the last submitter's pod."""
+        kubectl = self._kubectl_of(submission)
+        try:
+            pods = _submitters(kubectl, submission)
+            return kubectl.run("logs", pods[-1], "-c", SUBMITTER, seconds=_UPLOAD) if pods else ""
+        except NotThere:
+            return ""
 
     def stop(self, submission: Submission) -> None:
         """Suspend the RayJob; see above."""

@@ -102,6 +102,11 @@ class Cluster:
         with self._job_server() as server:
             yield from server.follow(submission)
 
+    def printed(self, submission: Submission) -> str:
+        """From the job server."""
+        with self._job_server() as server:
+            return server.printed(submission)
+
     def stop(self, submission: Submission) -> None:
         """By the job server."""
         with self._job_server() as server:

@@ -104,6 +104,13 @@ class Cluster:
         """By the record."""
         return follow(record_of(submission.storage, submission.id), lambda: self.status(submission))
 
+    def printed(self, submission: Submission) -> str:
+        """From the supervisor's own output, which is on this machine wherever the record is."""
+        if submission.handle.get("host") != socket.gethostname():
+            return ""
+        output = Path(submission.handle["directory"]) / OUTPUT
+        return output.read_text(errors="replace") if output.is_file() else ""
+
     def stop(self, submission: Submission) -> None:
         """Have the supervisor stop it."""
         if (host := submission.handle.get("host", "")) != socket.gethostname():

@@ -1,17 +1,19 @@
 """Jobs on a running cluster: a real head with its job server and a token, one for all tests here."""
 
 import json
+import platform
 import re
 import shlex
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nml_ray.cli.main import call
-from nml_ray.cluster import job_log
+from nml_ray.cluster import ask, job_log
 from nml_ray.cluster.address import Cluster, archive, job_request
 from nml_ray.cluster.collect import collect
 from nml_ray.cluster.config import AddressCluster, CodeSettings
@@ -95,6 +97,7 @@ def test_check_says_what_answers(cluster, head):
     line, nodes = cluster.check()
     assert re.fullmatch(r"1 node at present, with \d+ CPUs and 0 GPUs", nodes)
     assert line.startswith("Ray ") and line.endswith(f"takes the token of {head.token_file}")
+    assert cluster.server.python() == platform.python_version()
     with_name = Cluster(cluster.cluster.model_copy(update={"python": "python3"}))
     assert "'python3' is looked up on the head's PATH" in with_name.check()[1]
 
@@ -239,6 +242,15 @@ def test_a_log_survives_broken_connections(cluster, project, head):
     assert lines[-3000:] == [f"line {n}" for n in range(3000)]
     assert sum(line.startswith("line") for line in lines) == 3000
     assert proxy.cuts > 3
+
+
+def test_a_running_job_is_read_though_its_storage_is_out_of_reach(cluster, project, capsys):
+    submission = script(cluster, project, "import time\nprint('one')\ntime.sleep(100)\n")
+    elsewhere = replace(submission, storage=str(project / "job.yaml"))  # no directory
+    while not (told := ask.log(elsewhere)[0]):
+        time.sleep(0.2)
+    assert told.endswith("one\n")
+    cluster.stop(submission)
 
 
 def test_the_commands(head, project, tmp_path, monkeypatch, capsys):

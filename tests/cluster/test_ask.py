@@ -1,5 +1,6 @@
 """Who knows how a submission stands: its cluster, its storage, or nobody; and what is said of that."""
 
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,8 @@ def test_storage_counts_where_the_cluster_knows_nothing(submission):
     found = ask.standing(submission)
     assert found.status == Status("succeeded", "two", 0, "storage")
     assert found.notes == ("local: the cluster does not know it (any more), its storage does",)
-    assert "".join(ask.log(submission)) == "".join(ask.follow(submission)) == "one\ntwo\n"
+    assert ask.log(submission) == ("one\ntwo\n", "")
+    assert "".join(ask.follow(submission)) == "one\ntwo\n"
 
 
 def test_storage_counts_where_the_cluster_does_not_answer(submission):
@@ -56,6 +58,15 @@ def test_storage_counts_where_the_cluster_does_not_answer(submission):
     assert found.notes[0].startswith("http://127.0.0.1:1")
     assert found.notes[0].endswith("; this is what it left on storage")
     assert "".join(ask.follow(submission)) == "one\ntwo\n"
+    assert ask.log(submission) == ("one\ntwo\n", found.notes[0])
+
+
+def test_a_cluster_tells_what_is_printed_where_the_storage_cannot_be_read(submission, tmp_path):
+    (tmp_path / "runs").write_text("no directory")
+    (tmp_path / "supervisor.log").write_text("one\ntw")
+    here = {**ELSEWHERE, "host": socket.gethostname(), "directory": str(tmp_path)}
+    assert ask.log(replace(submission, handle=here)) == ("one\ntw", "")
+    assert ask.log(submission) == ("", "")
 
 
 def test_what_nobody_knows_is_lost(submission):
@@ -63,7 +74,7 @@ def test_what_nobody_knows_is_lost(submission):
     assert found.status == Status("lost", "neither its cluster nor its storage knows of it", None, "storage")
     assert found.notes[-1] == f"{submission.storage}: nothing was left there"
     assert "".join(ask.follow(submission)) == ""
-    assert "".join(ask.log(submission)) == ""
+    assert ask.log(submission) == ("", "")
 
 
 def test_submissions_are_found_on_storage(submission):

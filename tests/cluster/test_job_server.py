@@ -1,5 +1,6 @@
 """What a job server's client says where no job server is: one line, soon, with the fix."""
 
+import json
 import shutil
 import socket
 import ssl
@@ -8,11 +9,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 
 import pytest
 import requests
 
 from nml_ray.cluster import job_server
+from nml_ray.cluster.address import Cluster
+from nml_ray.cluster.config import AddressCluster
 from nml_ray.cluster.job_server import JobServer, Unreachable
 from nml_ray.config.errors import UserError
 
@@ -104,6 +108,16 @@ def test_a_page_to_log_in():
 def test_another_version_of_ray():
     with answering(200, '{"authentication_mode": "disabled", "ray_version": "2.9.3"}') as address:
         assert "the cluster runs Ray 2.9.3, this machine has" in refusal(address)
+
+
+def test_another_version_of_python_is_told_where_the_server_tells():
+    same = {"authentication_mode": "disabled", "ray_version": metadata.version("ray")}
+    for told, found in (({"data": {"pythonVersion": "3.99.1"}}, "3.99.1"), ({"data": {}}, ""), ({}, "")):
+        with answering(200, json.dumps({**same, **told})) as address:
+            assert JobServer(address).python() == found
+            lines = Cluster(AddressCluster(kind="address", address=address, python="/bin/python3")).check()
+            other = [line for line in lines if line.startswith("the cluster runs Python 3.99.1, this machine")]
+            assert len(other) == bool(found)
 
 
 def test_no_http():

@@ -209,6 +209,15 @@ def test_following_goes_on_with_the_pod_that_took_over(kubernetes, package):
     kubernetes.objects["rayjobs", submission.id]["status"] = status
     assert list(log) == ["[the log from its beginning, by another pod]\n", "of second\n"]
     assert cluster.status(submission).exit_code == 1
+    assert cluster.printed(submission).endswith("of second\n")
+
+
+def test_nothing_is_printed_before_there_is_a_pod(kubernetes, package):
+    cluster = cluster_with()
+    submission = submission_to(cluster)
+    assert cluster.printed(submission) == ""
+    cluster.submit(submission, package)
+    assert cluster.printed(submission) == ""
 
 
 def test_stop_suspends(kubernetes, package):
