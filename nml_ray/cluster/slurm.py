@@ -119,10 +119,14 @@ class Cluster:
             if not silent and (status is None or status.ended):
                 return
             said = status.message if status and status.state == "queued" else ""
-            if said not in ("", "None", waits):
+            if said not in ("", waits):
                 yield f"nml-ray: waits in the queue ({said})\n"
-            waits = said
+            waits = said or (waits if status and status.state == "queued" else "")
             time.sleep(_PACE)
+
+    def printed(self, submission: Submission) -> str:
+        """From the file of the batch script."""
+        return self._text(submission, script.OUTPUT)
 
     def stop(self, submission: Submission) -> None:
         """Take a waiting job from the queue; have a running one end after its checkpoint."""

@@ -19,6 +19,7 @@ from nml_ray.cluster.submission import Submission
 from nml_ray.session import SETTINGS
 
 SCRIPT, CODE, TOKEN, OUTPUT, STOP, REASON = "job.sh", "code", "token", "output.log", "stop", "reason"
+EPILOG = "epilog.sh"
 MARGIN = 30  # seconds for the end of Ray, after those that the job gets
 ADDRESS = "HEAD:PORT"
 
@@ -247,9 +248,20 @@ taken() {{
 export port={_first_port(cluster)}
 while taken "$port" || taken "$((port + 1))" || taken "$((port + 2))"; do port=$((port + 10)); done
 
+# What each node runs when Ray's part there has ended, also when scancel had it killed before it could clear up.
+cat > "$directory/{EPILOG}" << 'END'
+#!/bin/bash
+for temp in "/tmp/nml-ray-$SLURM_JOB_ID-$SLURM_NODEID".*; do
+    grep -lsz "^NML_RAY_SESSION=$temp\\$" /proc/[0-9]*/environ | grep -o '[0-9]\\+' | xargs -r kill -KILL 2> /dev/null
+    rm -rf "$temp"
+done
+END
+chmod 700 "$directory/{EPILOG}"
+
 # Ray on all nodes, as long as the coprocess's input is open.
 exec 3>&1
 coproc {{ exec srun --ntasks-per-node=1 --cpu-bind=none --wait=0 --kill-on-bad-exit=0 \\
+    --task-epilog="$directory/{EPILOG}" \\
     bash "$directory/{SCRIPT}" node >&3 2>&1 3>&-; }}
 ray=$COPROC_PID open=${{COPROC[1]}}
 
@@ -273,8 +285,8 @@ for _ in $(seq {MARGIN}); do
     sleep 1
 done
 kill -TERM "$ray" 2> /dev/null
-# scancel also has srun kill what it started, before that could clear up.
-for temp in "/tmp/nml-ray-$SLURM_JOB_ID-"*; do
+# The same on this node, where scancel ends the epilogue too.
+for temp in "/tmp/nml-ray-$SLURM_JOB_ID-0".*; do
     if [ -d "$temp" ]; then "$python" -I -S "$directory/{CODE}/nml_ray/reaper.py" "$temp" < /dev/null; fi
 done
 finish "$code" "$reason"

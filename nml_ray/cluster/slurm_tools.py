@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nml_ray.cluster.slurm_reasons import words
 from nml_ray.cluster.slurm_script import limit_seconds
 from nml_ray.cluster.submission import Status
 from nml_ray.config.errors import UserError
@@ -18,17 +19,6 @@ TOOLS = ("sbatch", "scancel", "scontrol", "sinfo", "srun")
 _WAITS = {"PENDING", "CONFIGURING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD"}
 _WAITS |= {"SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNS = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING"}
-_REASONS = {
-    "Resources": "it waits for nodes that others use",
-    "Priority": "others are before it",
-    "BeginTime": "it begins a little later",
-    "Dependency": "it waits for another job",
-    "JobHeldUser": "you hold it: scontrol release",
-    "JobHeldAdmin": "an administrator holds it",
-    "ReqNodeNotAvail": "nodes that it needs are down or reserved",
-    "PartitionDown": "the partition is down",
-    "launch_failed_requeued_held": "it could not be started, and is held: scontrol release",
-}
 
 
 @dataclass(frozen=True)
@@ -184,11 +174,10 @@ def job_status(job: str) -> Status | None:
 
 def parse_job(text: str) -> Status:
     """The line of `scontrol --oneliner show job`."""
-    state, reason, code, signal = (
-        found[1] if (found := re.search(pattern, text)) else ""
-        for pattern in (r"\bJobState=(\S+)", r"\bReason=(\S+)", r"\bExitCode=(\d+):", r"\bExitCode=\d+:(\d+)")
-    )
-    return _status(state, reason, int(code or 0), int(signal or 0))
+    patterns = (r"\bJobId=(\d+)", r"\bJobState=(\S+)", r"\bReason=(\S+)", r"\bExitCode=(\d+):(\d+)")
+    job, state, reason, code = (re.search(pattern, text) for pattern in patterns)
+    codes = (int(code[1]), int(code[2])) if code else (0, 0)
+    return _status(state[1] if state else "", reason[1] if reason else "", *codes, job[1] if job else "JOB")
 
 
 def parse_account(line: str) -> Status:
@@ -198,10 +187,9 @@ def parse_account(line: str) -> Status:
     return _status(state.split()[0], "", int(code or 0), int(signal or 0))
 
 
-def _status(word: str, reason: str, code: int, signal: int) -> Status:
+def _status(word: str, reason: str, code: int, signal: int, job: str = "JOB") -> Status:
     if word in _WAITS:
-        detail = _REASONS.get(reason.partition(",")[0], "")
-        return Status("queued", f"{reason}: {detail}" if detail else reason)
+        return Status("queued", words(reason, job))
     if word in _RUNS:
         return Status("running")
     exit_code = 128 + signal if signal and not code else code

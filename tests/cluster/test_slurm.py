@@ -109,6 +109,7 @@ def test_a_job_runs_and_leaves_nothing(cluster, tmp_path):
     assert told.endswith("nml-ray: done\n")
     status = own.status(submission)
     assert (status.state, status.exit_code) == ("succeeded", 0)
+    assert own.printed(submission) == told
     leaves_nothing(submission)
 
 
@@ -152,6 +153,28 @@ def test_a_job_waits_in_the_queue_says_why_and_leaves_it(cluster, slurm, tmp_pat
     leaves_nothing(first)
 
 
+def test_a_job_that_never_starts_says_so_once_and_what_to_do(cluster, slurm, tmp_path):
+    own = cluster(options=["--hold"])
+    submission = submit(own, tmp_path, "echo at last")
+    job = submission.handle["job"]
+    pieces = own.follow(submission)
+    held = f"JobHeldUser: it never starts by itself: you hold it; scontrol release {job}, or nml-ray stop"
+    assert next(pieces) == f"nml-ray: waits in the queue ({held})\n"
+    assert own.status(submission).message == held
+    slurm.call("scontrol", "update", "PartitionName=main", "MaxTime=5")
+    try:
+        slurm.call("scontrol", "release", job)
+        told = next(pieces)
+        while "PartitionTimeLimit" not in told:  # its priority comes first
+            told = next(pieces)
+        assert "it never starts by itself: 'time' is beyond the partition's limit; nml-ray stop" in told
+    finally:
+        slurm.call("scontrol", "update", "PartitionName=main", "MaxTime=60")
+    rest = "".join(pieces)
+    assert "PartitionTimeLimit" not in rest and "at last\n" in rest
+    leaves_nothing(submission)
+
+
 def test_stop_lets_a_job_reach_its_checkpoint_and_it_stays_stopped(cluster, slurm, tmp_path):
     own = cluster()
     submission = submit(own, tmp_path, WAITS_FOR_END)
@@ -181,6 +204,20 @@ def test_scancel_ends_all_and_nothing_is_queued_again(cluster, slurm, tmp_path):
     slurm.call("scancel", submission.handle["job"])
     wait_for_state(slurm, submission, "CANCELLED")
     assert own.status(submission).state == "stopped"
+    leaves_nothing(submission)
+
+
+def test_a_node_whose_ray_is_killed_is_cleared_up_all_the_same(cluster, slurm, tmp_path):
+    own = cluster()
+    submission = submit(own, tmp_path, WAITS_FOR_END)
+    job = submission.handle["job"]
+    wait_for_output(own, submission, "at work")
+    there = [node for node in "01" if list(Path("/tmp").glob(f"nml-ray-{job}-{node}.*"))]
+    assert there == ["0", "1"]
+    slurm.call("scancel", "--signal=KILL", f"{job}.0")
+    wait_until(lambda: not list(Path("/tmp").glob(f"nml-ray-{job}-*")), "end of directories")
+    own.stop(submission)
+    "".join(own.follow(submission))
     leaves_nothing(submission)
 
 

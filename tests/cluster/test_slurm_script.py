@@ -7,6 +7,8 @@ import pytest
 
 from nml_ray.cluster import slurm_script
 from nml_ray.cluster.config import SlurmCluster
+from nml_ray.cluster.slurm_reasons import NEVER
+from nml_ray.cluster.slurm_reasons import words as reason_words
 from nml_ray.cluster.slurm_script import limit_seconds, mebibytes, options, render
 from nml_ray.cluster.slurm_tools import Node, environment, parse_account, parse_job, parse_nodes
 from nml_ray.cluster.submission import Status, Submission
@@ -168,6 +170,31 @@ def test_states_of_jobs(line, status):
 def test_why_a_job_waits():
     assert parse_job("JobState=PENDING Reason=Resources").message == "Resources: it waits for nodes that others use"
     assert parse_job("JobState=PENDING Reason=SomethingNew").message == "SomethingNew"
+    assert parse_job("JobState=PENDING Reason=None").message == ""
+    held = parse_job("JobId=7 JobName=x JobState=PENDING Reason=JobHeldUser")
+    assert held.message == f"JobHeldUser: {NEVER}: you hold it; scontrol release 7, or nml-ray stop"
+
+
+@pytest.mark.parametrize(
+    ("reason", "never", "words"),
+    [
+        ("PartitionTimeLimit", True, "'time' is beyond the partition's limit"),
+        ("launch_failed_requeued_held", True, "once that is mended scontrol release 7"),
+        ("BadConstraints", True, "no node can ever have"),
+        ("QOSMaxWallDurationPerJobLimit", True, "more than one job may have by its qos or account"),
+        ("AssocMaxNodePerJobLimit", True, "more than one job may have by its qos or account"),
+        ("InvalidAccount", True, "'account' may not be used there"),
+        ("DependencyNeverSatisfied", True, "has failed"),
+        ("QOSMaxCpuPerUserLimit", False, "it waits for other jobs of yours"),
+        ("AssocGrpCPUMinutesLimit", False, "the time of your group is used up"),
+        ("AssocGrpNodeLimit", False, "it waits for other jobs of the group"),
+        ("ReqNodeNotAvail,_UnavailableNodes:right", False, "down or reserved"),
+        ("Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions", False, "down"),
+    ],
+)
+def test_reasons_of_the_queue_say_what_to_do_and_whether_they_pass(reason, never, words):
+    line = reason_words(reason, "7")
+    assert line.startswith(f"{reason}: ") and words in line and (NEVER in line) == never
 
 
 def test_states_of_accounts():
