@@ -6,6 +6,7 @@ lines follow: Ray ends a process whose cluster is gone, and says why there alone
 """
 
 import re
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -41,6 +42,8 @@ def passed(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):  # a job server sends it to all processes; the driver's word counts
+        signal.signal(number, signal.SIG_IGN)
     for shown in passed(sys.stdin.buffer):
         sys.stderr.buffer.write(shown)
         sys.stderr.buffer.flush()

@@ -248,7 +248,9 @@ def _forget() -> None:
 def _start_quiet() -> subprocess.Popen[bytes]:
     """A process that keeps Ray's own lines from standard error, and passes on the rest (see quiet.py)."""
     script = str(Path(__file__).with_name("quiet.py"))
-    quiet = subprocess.Popen([sys.executable, "-I", "-S", script], stdin=subprocess.PIPE, start_new_session=True)
+    quiet = subprocess.Popen(
+        [sys.executable, "-I", "-S", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     assert quiet.stdin is not None
     _divert_errors(quiet.stdin.fileno())
     quiet.stdin.close()
