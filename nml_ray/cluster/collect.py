@@ -34,14 +34,20 @@ class _Walk:
 
     root: Path
     leave: Sequence[Path]
+    rules: Rules
     files: list[CodeFile] = field(default_factory=list)
+    known: dict[tuple[str, ...], Rules | None] = field(default_factory=dict)
 
-    def run(self, exclude: Sequence[str]) -> list[CodeFile]:
-        self.directory(self.root, (), Rules.of(exclude), ())
+    def __post_init__(self) -> None:
+        self.real_root = Path(os.path.realpath(self.root))
+
+    def run(self) -> list[CodeFile]:
+        self.directory(self.root, (), self.rules, ())
         return self.files
 
     def directory(self, path: Path, parts: tuple[str, ...], rules: Rules, above: tuple[str, ...]) -> None:
         real = os.path.realpath(path)
+        linked = Path(real) != self.real_root.joinpath(*parts)
         rules = rules.below(path, len(parts))
         for entry in sorted(_scan(path), key=lambda entry: entry.name):
             inside = (*parts, entry.name)
@@ -51,25 +57,48 @@ class _Walk:
             at = Path(entry.path)
             if entry.is_symlink():
                 self.refuse_link(at, inside)
+            own = self.real_parts(at) if linked or entry.is_symlink() else inside
+            if own != inside and self.stays(own, is_directory):
+                continue
             if is_directory:
                 target = os.path.realpath(at)
                 if target in (*above, real) or Path(target) in self.leave or no_code(at):
                     continue
                 self.directory(at, inside, rules, (*above, real))
             elif at.is_file():
-                self.file(at, inside, at.stat().st_size)
+                self.file(at, inside, own, at.stat().st_size)
 
-    def file(self, path: Path, parts: tuple[str, ...], size: int) -> None:
+    def file(self, path: Path, parts: tuple[str, ...], own: tuple[str, ...], size: int) -> None:
         if not (name := "/".join(parts)).isprintable():
             raise UserError(f"the name {name!a} cannot travel", where=str(self.root), expected="printable characters")
-        _refuse_secret(path, parts)
+        _refuse_secret(path, parts, own)
         self.files.append(CodeFile(name, path, size))
         if len(self.files) > MOST_FILES:
             raise _too_much(f"more than {MOST_FILES:,} files would be sent", str(self.root), self.files, count=True)
 
+    def real_parts(self, path: Path) -> tuple[str, ...]:
+        """Of the path below the top that a link leads to."""
+        return Path(os.path.realpath(path)).relative_to(self.real_root).parts
+
+    def stays(self, parts: tuple[str, ...], is_directory: bool) -> bool:
+        """Whether what a link leads to stays behind where it lies itself: a link is no way around the rules."""
+        if is_directory or not parts:
+            return self.original(parts) is None
+        rules = self.original(parts[:-1])
+        return rules is None or rules.leave(parts, is_directory)
+
+    def original(self, parts: tuple[str, ...]) -> Rules | None:
+        """The rules inside a directory that a link leads to, where it lies itself; None where it stays behind."""
+        if parts not in self.known:
+            at, rules = self.real_root.joinpath(*parts), self.original(parts[:-1]) if parts else self.rules
+            if parts and rules and (rules.leave(parts, True) or at in self.leave or no_code(at)):
+                rules = None
+            self.known[parts] = rules and rules.below(at, len(parts))
+        return self.known[parts]
+
     def refuse_link(self, path: Path, parts: tuple[str, ...]) -> None:
         target = Path(os.path.realpath(path))
-        if not target.is_relative_to(os.path.realpath(self.root)):
+        if not target.is_relative_to(self.real_root):
             raise UserError(
                 f"'{'/'.join(parts)}' is a link to {os.readlink(path)}, outside of what is sent",
                 where=str(self.root),
@@ -93,8 +122,8 @@ def collect(code: CodeSettings, job: Path, leave: Sequence[Path] = ()) -> Collec
         raise UserError("is no directory", where=f"code.directory: {code.directory}", expected="one with your code")
     most = size_of(code.limit, "code.limit")
     real_leave = [Path(os.path.realpath(path)) for path in leave]
-    walk = _Walk(root, real_leave)
-    found = {file.name: file for file in walk.run(code.exclude)}
+    walk = _Walk(root, real_leave, Rules.of(code.exclude))
+    found = {file.name: file for file in walk.run()}
     if f"{_PACKAGE}/__init__.py" not in found:
         found = {name: file for name, file in found.items() if not name.startswith(f"{_PACKAGE}/")}
         found |= {file.name: file for file in _own_files()}
@@ -144,9 +173,10 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _refuse_secret(path: Path, parts: tuple[str, ...]) -> None:
+def _refuse_secret(path: Path, parts: tuple[str, ...], own: tuple[str, ...]) -> None:
+    """`own`: of the path of what a link leads to."""
     try:
-        kind = secret(parts, path)
+        kind = secret(parts, path) or (secret(own, path) if own != parts else "")
     except OSError as error:
         raise UserError(
             f"cannot be read ({error.strerror})", where=str(path), expected="it to be named in .nmlignore"

@@ -242,6 +242,34 @@ def test_links_inside_are_followed_and_those_outside_refused(tmp_path):
         sent(root)
 
 
+def test_a_link_is_no_way_around_names_and_rules(tmp_path):
+    root = tree(tmp_path, {"real/a.py": "", "real/key.txt": "", "data/x.bin": "", "env/pyvenv.cfg": "", "env/x": ""})
+    (root / "harmless.cfg").symlink_to("real/hf_token")
+    (root / "real/hf_token").write_text("x")
+    (root / ".nmlignore").write_text("/real/hf_token\n/real/key.txt\n/data/\n")
+    (root / "again").symlink_to("real", target_is_directory=True)
+    (root / "set").symlink_to("data", target_is_directory=True)
+    (root / "x.txt").symlink_to("data/x.bin")
+    (root / "y").symlink_to("env/x")
+    assert sent(root) == [".nmlignore", "again/a.py", "real/a.py"]
+    (root / ".nmlignore").write_text("/real/hf_token\n!/harmless.cfg\n")
+    assert "harmless.cfg" not in sent(root, exclude=("again",))
+    (root / ".nmlignore").write_text("hf_token\n")
+    (root / "secrets.yaml").write_text("a: 1")
+    (root / "settings.yaml").symlink_to("secrets.yaml")
+    with pytest.raises(UserError, match=r"secrets.yaml: looks like a file of credentials"):
+        sent(root)
+    (root / ".nmlignore").write_text("hf_token\n/secrets.yaml\n")
+    assert "settings.yaml" not in sent(root)
+
+
+def test_a_link_to_a_secret_is_refused_by_the_name_of_what_it_leads_to(tmp_path):
+    root = tree(tmp_path, {"secrets.yaml": "a: 1"})
+    (root / "also.py").symlink_to("secrets.yaml")
+    with pytest.raises(UserError, match=r"also.py: looks like a file of credentials, which is never sent"):
+        sent(root)
+
+
 def test_too_much_is_refused_with_what_is_largest(tmp_path):
     root = tree(tmp_path, {f"data/shards/{n}.tar": b"x" * 150_000 for n in range(8)} | {"model.bin": b"x" * 300_000})
     assert len(sent(root, limit="2MB")) == 9
