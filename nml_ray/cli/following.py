@@ -6,6 +6,7 @@ import time
 import click
 
 from nml_ray.cluster.submission import Submission
+from nml_ray.config.terminal import harmless, plain
 
 LET_GO = 130
 _LOOKS = 15
@@ -22,12 +23,12 @@ def stream(submission: Submission, storage: str | None = None) -> int:
     from nml_ray.cluster.ask import follow, standing
 
     try:
-        for text in follow(submission):
+        for text in harmless(follow(submission)):
             sys.stdout.write(text)
             sys.stdout.flush()
         found = standing(submission)
         for _ in range(_LOOKS):  # the log may end a moment before its cluster says so
-            if found.status.ended:
+            if found.status.ended or found.status.state == "unreadable":
                 break
             time.sleep(1)
             found = standing(submission)
@@ -35,11 +36,11 @@ def stream(submission: Submission, storage: str | None = None) -> int:
         click.echo(f"\nnml-ray: the job goes on; {come_back(submission.id, storage)}", err=True)
         return LET_GO
     for note in found.notes:
-        click.echo(f"nml-ray: {note}", err=True)
+        click.echo(f"nml-ray: {plain(note)}", err=True)
     status = found.status
     if status.state != "succeeded":
-        words = f": {status.message}" if status.state == "lost" and status.message else ""
-        click.echo(f"nml-ray: {submission.id} {status.state}{words}", err=True)
+        words = f": {status.message}" if status.message and status.state not in ("failed", "stopped") else ""
+        click.echo(plain(f"nml-ray: {submission.id} {status.state}{words}"), err=True)
     if status.state == "stopped":
         return LET_GO
     if status.state == "succeeded":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nml_ray.config.errors import UserError
+from nml_ray.config.terminal import plain
 
 if TYPE_CHECKING:
     from nml_ray.cluster.record import Record
@@ -103,14 +104,18 @@ def _row(name: str, size: int, changed: float, words: str, now: float) -> str:
 
 
 def _ended(storage: str, now: float, days: float) -> list["Record"]:
-    from nml_ray.cluster.beat import Beat
-    from nml_ray.cluster.record import STATUS, record_of, submissions_on
+    from nml_ray.cluster.fields import Unreadable
+    from nml_ray.cluster.record import record_of, submissions_on
+    from nml_ray.cluster.watch import beat_of
 
     found = []
     for id in submissions_on(storage):
         record = record_of(storage, id)
-        told = record.read_json(STATUS)
-        beat = Beat.from_data(told) if told else None
+        try:
+            beat = beat_of(record)
+        except Unreadable as error:
+            click.echo(f"submissions/{id}: stays, {plain(str(error))}")
+            continue
         if beat and not beat.alive(now) and now - (beat.ended or beat.heartbeat) >= max(days, 1) * 86400:
             found.append(record)
     return found

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 
 from nml_ray.config.errors import UserError, nearest_name
+from nml_ray.config.terminal import plain
 
 COMMANDS: Mapping[str, str] = {
     "run": "nml_ray.cli.run:run",
@@ -79,7 +80,7 @@ def call(arguments: list[str] | None = None) -> int:
     try:
         result = cli.main(arguments, prog_name="nml-ray", standalone_mode=False)
     except UserError as error:
-        click.echo(f"nml-ray: {error}", err=True)
+        click.echo(f"nml-ray: {plain(str(error))}", err=True)
         return 2
     except click.ClickException as error:
         error.show()

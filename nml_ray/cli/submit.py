@@ -61,12 +61,12 @@ def submit(
         click.echo(f"nml-ray: {line}", err=True)
     id = prepared.submission.id
     try:
-        submission = send(prepared)
+        submission, forgotten = send(prepared)
     except KeyboardInterrupt:
         click.echo(f"nml-ray: {id} may have been sent already: nml-ray status {id}", err=True)
         return 130
     click.echo(id)
-    if trouble := keep_record(submission, prepared.job):
+    for trouble in filter(None, [forgotten, keep_record(submission, prepared.job)]):
         click.echo(f"nml-ray: {trouble}", err=True)
     package = prepared.package
     click.echo(f"sent: {len(package.files):,} files, {size_text(package.size)}, digest {submission.code}", err=True)

@@ -180,16 +180,28 @@ def keep_record(submission: Submission, job: "Job") -> str:
     return ""
 
 
-def send(prepared: Prepared) -> Submission:
-    """Hand a job over; it is known on this machine from the moment before."""
-    from nml_ray.cluster import registry
+def send(prepared: Prepared) -> tuple[Submission, str]:
+    """Hand a job over; it is known on this machine from the moment before.
 
-    registry.remember(prepared.submission)
+    Returns:
+        What was sent; one line on why this machine could not keep what its cluster calls it, or "".
+
+    Raises:
+        UserError: the cluster refuses it; this machine cannot remember submissions, and nothing was sent.
+    """
+    from nml_ray.cluster import registry
+    from nml_ray.cluster.ask import sender
+
+    registry.remember(replace(prepared.submission, handle=sender()))
     try:
         handle = prepared.backend.submit(prepared.submission, prepared.package)
     except Exception:  # Ctrl-C may come when it has been sent
         registry.forget(prepared.submission.id)
         raise
     submission = replace(prepared.submission, handle=dict(handle))
-    registry.remember(submission)
-    return submission
+    try:
+        registry.remember(submission)
+    except UserError as error:
+        name = ", ".join(f"{key} {value}" for key, value in handle.items())
+        return submission, f"{submission.id} was sent; its cluster's name for it ({name}) is not kept here: {error}"
+    return submission, ""

@@ -1,15 +1,14 @@
 """What a supervisor tells of its job every few seconds, and what that means to those who read it."""
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from nml_ray.cluster.fields import taken
 from nml_ray.cluster.submission import Status
+from nml_ray.config.terminal import plain
 from nml_ray.storage.lease import EXPIRY
 from nml_ray.storage.pulse import surely_dead
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
 BeatState = Literal["running", "stopping", "succeeded", "failed", "stopped"]
 
 
@@ -93,9 +92,8 @@ class Beat:
 
 def said(output: str) -> str:
     """The last line of some output that says something, as one short line without control characters; "" if none."""
-    for line in reversed(_CONTROL.sub("", output).split("\n")):
+    for line in reversed(output.split("\n")):
         shown = line.rstrip("\r").rpartition("\r")[2]  # what stays of a line that was written over
-        clean = "".join(character for character in shown if character.isprintable()).strip()
-        if clean:
+        if clean := plain(shown).strip():
             return clean[:200]
     return ""

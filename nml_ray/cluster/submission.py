@@ -13,10 +13,13 @@ _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no i, l, o, 0, 1
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _LONGEST = 24  # characters of the job's name in an id: KubeRay's names have 47 at most
 
-State = Literal["queued", "running", "succeeded", "failed", "stopped", "lost"]
-"""`lost`: it ran, and neither the cluster nor a heartbeat knows of it any more."""
+State = Literal[
+    "sending", "not sent", "queued", "running", "succeeded", "failed", "stopped", "lost", "unreadable"
+]  # fmt: skip
+"""`not sent`: its sending was broken off. `lost`: it ran, and neither the cluster nor a heartbeat knows of it any more.
+`unreadable`: its cluster does not answer, and what it left cannot be read."""
 
-ENDED: tuple[State, ...] = ("succeeded", "failed", "stopped", "lost")
+ENDED: tuple[State, ...] = ("not sent", "succeeded", "failed", "stopped", "lost")
 
 
 @dataclass(frozen=True)

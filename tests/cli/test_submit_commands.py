@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import yaml
 
 from nml_ray.cli.main import call
 from nml_ray.cluster import registry
+from nml_ray.cluster.ask import sender
 from nml_ray.cluster.record import record_of
+from nml_ray.cluster.submission import Submission
 from nml_ray.storage.pulse import process_started
 from tests.submitted import begun, code_directory, nml_ray, until
 
@@ -28,7 +31,8 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(directory)
     yield directory
     for submission in registry.known():
-        if process_started(pid := int(submission.handle["pid"])) == int(submission.handle["process"]):
+        pid = int(submission.handle.get("pid", "0"))
+        if pid and process_started(pid) == int(submission.handle["process"]):
             os.kill(pid, signal.SIGKILL)
 
 
@@ -178,6 +182,73 @@ def test_the_life_of_this_machine_is_not_ours(code, capfd):
     assert said(capfd, "cluster", "status", "local")[1].startswith("this machine, ")
     assert said(capfd, "cluster", "up", "local") == (0, "", "")
     assert said(capfd, "cluster", "down", "local") == (0, "", "")
+
+
+def left(storage: Path, id: str, data: object, name: str = "submission.json") -> None:
+    record_of(str(storage), id).write_json(name, data)
+
+
+HOSTILE = "\x1b]0;title\x07"
+
+
+def test_records_of_others_are_listed_each_by_itself(code, capfd, tmp_path):
+    storage = tmp_path / "shared"
+    good = {"id": "demo-1", "job": f"demo{HOSTILE}", "cluster": {"kind": f"slurm{HOSTILE}"}, "storage": "x"}
+    good |= {"arguments": [], "code": HOSTILE, "submitted": "2026-11-24"}
+    beat = {"state": "failed", "attempt": 1, "host": "x", "pid": 1, "process": 1, "started": 0, "heartbeat": 0}
+    beat |= {"message": f"one{HOSTILE}\ntwo", "ended": 1, "exit_code": 1}
+    left(storage, "demo-1", good)
+    left(storage, "demo-1", beat, "status.json")
+    left(storage, "demo-2", {"a": HOSTILE})
+    left(storage, "demo-3", [1], "status.json")
+    left(storage, "demo-4", {**good, "id": "../../../x"})
+    record_of(str(storage), "demo-1").write("driver/000001.log", f"{HOSTILE}\x1b[31mred\x1b[0m\n".encode())
+    status, output, errors = said(capfd, "list", "--storage", str(storage))
+    assert status == 0
+    rows = {line.split()[0]: line for line in output.splitlines()[1:]}
+    assert rows["demo-1"].endswith("one two")
+    assert "slurm (not asked)" in rows["demo-1"]
+    assert all("unreadable" in rows[f"demo-{number}"] for number in (2, 3, 4))
+    assert not list(tmp_path.rglob("x.json"))
+    shown = [output, errors]
+    for id in ("demo-1", "demo-2", "demo-3", "demo-4"):
+        for command in ("status", "logs", "stop"):
+            status, output, errors = said(capfd, command, id, "--storage", str(storage))
+            assert status == (0 if id == "demo-1" or (id, command) in (("demo-3", "status"), ("demo-3", "logs")) else 2)
+            assert len(errors.splitlines()) <= 1
+            shown += [output, errors]
+    assert "red\n" in "".join(shown)
+    assert not {"\x07", "\x1b]"} & {one for text in shown for one in ("\x07", "\x1b]") if one in text}
+    assert said(capfd, "gc", "--storage", str(storage), "--submissions", "--older-than", "0")[0] == 0
+
+
+def test_a_torn_file_of_what_was_submitted_here_blocks_nothing(code, capfd):
+    registry.directory().mkdir(parents=True)
+    (registry.directory() / "torn-1.json").write_text("{")
+    status, output, errors = said(capfd, "list")
+    assert (status, output) == (0, "")
+    assert "torn-1.json: holds no submission (" in errors
+    assert said(capfd, "status", "torn-1")[0] == 2
+
+
+def test_nothing_is_sent_that_could_not_be_found_again(code, capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "code" / "job.yaml"))
+    status, output, errors = said(capfd, "submit", "job.yaml", "--cluster", "local.yaml", "--inline")
+    assert (status, output) == (2, "")
+    assert errors.count("\n") == 1
+    assert "cannot be written (Not a directory)" in errors
+    assert not (code / "runs").exists()
+
+
+def test_stop_says_what_became_of_what_was_not_sent(code, capfd):
+    one = Submission("tiny-1", "tiny", {"kind": "local"}, str(code / "runs"), ("job.yaml",), "0", "", sender())
+    registry.remember(one)
+    refused = said(capfd, "stop", "tiny-1")[2]
+    assert "tiny-1: is being sent (at this moment); expected Ctrl-C where it is sent" in refused
+    assert "sending" in said(capfd, "list")[1]
+    registry.remember(replace(one, handle={**one.handle, "process": "1"}))
+    assert said(capfd, "stop", "tiny-1") == (0, "tiny-1 was not sent: there is nothing to stop\n", "")
+    registry.forget("tiny-1")
 
 
 def test_nothing_submitted_is_said(code, capfd, tmp_path):
