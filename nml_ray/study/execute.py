@@ -210,6 +210,7 @@ def _run_sweep(job: Job, context: Context, display: Display, directory: Path) ->
         swept = sweep(job, context, display, directory / GIVEN, listing)
     table = directory / TABLE
     write_table(table, swept)
+    tell(table)  # before stages.json is of the best alone
     outcome = Outcome()
     if best := best_study(job, swept):
         outcome = _run_plan(best, plan_study(best, context.store), context, display, directory, bool(job.tasks))

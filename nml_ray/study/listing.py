@@ -10,25 +10,28 @@ beside it by another), `failed`, `left out` (its input failed). What is `to do` 
 tells by whom, its attempts' progress.json how far; after a kill it stays `to do`.
 
 While a sweep goes on these are the stages of all trials so far (`NAME#2` where a later round has another stage of that
-name), once it has ended those of the best; trials.parquet has the artifacts of every trial.
+name), once it has ended those of the best; trials.parquet has the artifacts of every trial. A sweep that begins again
+keeps those of the run before it: until it has come to them they are `earlier`.
 """
 
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nml_ray.storage.atomic import read_json, write_json
+from nml_ray.storage.mirror import mirror_of
+from nml_ray.storage.twin import read_json as read_json_there
 from nml_ray.storage.twin import tell
 from nml_ray.study.plan import Planned
 
 if TYPE_CHECKING:
     from nml_ray.study.runner import Outcome
 
-STAGES = "stages.json"
+STAGES, EARLIER = "stages.json", "earlier"
 _REST = 20  # of the time, one part may go into writing the file
 
 
@@ -54,10 +57,12 @@ class Listing:
 
     def begin(self, planned: Mapping[str, Planned], beside: bool = False) -> None:
         """Add the stages of a plan and write the file; `beside` others of the same names, not in their place."""
+        if beside and not self._entries:
+            self._entries = _earlier(self._directory)
         self._names = {name: self._name(name, one.digest) if beside else name for name, one in planned.items()}
         for name, one in planned.items():
             there = self._entries.get(self._names[name])
-            if there is None or there.digest != one.digest or not there.path:
+            if there is None or there.digest != one.digest or not there.path or there.state == EARLIER:
                 self._entries[self._names[name]] = Entry(one.stage.kind, one.digest, one.state)
         self._write(durable=True)
         tell(self._directory / STAGES)
@@ -96,6 +101,18 @@ class Listing:
         write_json(self._directory / STAGES, found, durable=durable)
         now = time.monotonic()
         self._write_again, self._unwritten = now + _REST * (now - begun), False
+
+
+def _earlier(directory: Path) -> dict[str, Entry]:
+    """What the run before this one had listed, here or on another machine."""
+    mirror, found = mirror_of(directory), dict[str, Entry]()
+    with suppress(ValueError, TypeError, AttributeError):  # it cannot be read: then nobody knows
+        there = read_json_there(mirror, directory / STAGES) if mirror else None
+        found |= {name: Entry(**one) for name, one in (there or {}).items()}
+    with suppress(ValueError, TypeError, AttributeError):
+        here = (read_stages(directory) or {}).items()
+        found |= {name if found.get(name, one).digest == one.digest else f"{name}#here": one for name, one in here}
+    return {name: replace(one, state=EARLIER) for name, one in found.items()}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from nml_ray.storage import lease
 from nml_ray.storage.artifact import Store
 from nml_ray.study.garbage_removal import look, remove
 from nml_ray.study.garbage_scan import named, ray_directories, scan
+from nml_ray.study.progress import PlainDisplay
 from tests.study.garbage_storage import digest, grow_old, make, study, there, two_arms
 from tests.study.sweep_jobs import RATE, job_of, quiet
 
@@ -146,6 +147,29 @@ def test_trials_stay_as_long_as_heads_that_may_take_them(tmp_path: Path) -> None
     assert len(store.digests("trial")) == 1 and all(store.artifact(*key) for key in kept if key[0] == "heads")
     again = execute(job, quiet(), inline=True)
     assert not again.outcome.failures and len(store.digests("trial")) == 2
+
+
+@pytest.mark.long
+def test_a_sweep_that_begins_again_keeps_what_its_later_rounds_left(tmp_path: Path) -> None:
+    from nml_ray.study.execute import execute
+
+    job = job_of(tmp_path, {"search": {RATE: [1e-7, 1e-3, 0.1]}, "max_concurrent": 1})
+    store, left = Store(tmp_path / "runs"), []
+
+    class Interrupted(PlainDisplay):
+        def say(self, line: str) -> None:
+            if line.startswith("trial 2 "):
+                raise KeyboardInterrupt
+
+    class Looking(PlainDisplay):
+        def say(self, line: str) -> None:
+            left.append([one.key for one in look(store, 0).artifacts])
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(job, Interrupted(open(os.devnull, "w")), inline=True)
+    assert len(store.digests("trial")) == 3
+    execute(job, Looking(open(os.devnull, "w")), inline=True)
+    assert len(left) >= 3 and left[:3] == [[], [], []]
 
 
 def whole(store: Store) -> bool:

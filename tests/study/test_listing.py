@@ -83,6 +83,20 @@ def test_rounds_of_a_sweep_keep_what_earlier_ones_refer_to(directory: Path) -> N
     assert {entry.digest for entry in found.values()} == digests
 
 
+def test_rounds_that_are_begun_again_keep_those_to_come(directory: Path) -> None:
+    rounds = [[stage("data", 0), stage("a", number, "data")] for number in (1, 2, 3)]
+    before = Listing(directory)
+    for stages in rounds:
+        before.begin(planned(directory, stages), beside=True)
+    named = {one.digest for one in (read_stages(directory) or {}).values()}
+    again = Listing(directory)
+    again.begin(planned(directory, rounds[0]), beside=True)
+    assert {one.digest for one in (read_stages(directory) or {}).values()} == named
+    assert states(directory) == {"data": "to do", "a": "to do", "a#2": "earlier", "a#3": "earlier"}
+    again.begin(planned(directory, rounds[1]), beside=True)
+    assert states(directory) == {"data": "to do", "a": "to do", "a#2": "to do", "a#3": "earlier"}
+
+
 def test_a_plan_in_the_place_of_another_keeps_what_was_made(directory: Path) -> None:
     outcome = run_listed(directory, FAILING)
     with listed(directory) as listing:
