@@ -30,7 +30,8 @@ from nml_ray.storage.patience import Patience
 
 RESULT = "result"  # the bundle of what a worker leaves for the driver to finish
 CHECKPOINTS, BEST, FED, SHARDS = "checkpoints/", "best/", "fed/", "shards/"  # bundles' names begin so
-REMOVED = "removed"
+REMOVED, _ASKED = "removed", ".asked"
+TOLD_FOR = 90 * 86400.0  # seconds for which a removal is told
 _TOLD_EVERY = 10.0  # seconds between two uploads of progress
 _LISTED = ".files.json"
 _OWN = {"attempt.json", "progress.json", "failure.json", "error.log", "files.json"}
@@ -209,18 +210,43 @@ def tell_removed(mirror: Mirror, removed: Iterable[tuple[str, str, str]]) -> Non
 
 
 def forget_removed(mirror: Mirror) -> None:
-    """Drop the records kept here of artifacts that were removed from the object store; of each removal once."""
-    for name in remote.names(mirror.at(mirror.root / REMOVED)):
+    """Drop the records kept here of artifacts that were removed from the object store; of each removal once.
+
+    Who has not asked for long may have missed a removal that nobody tells of any more: then all records kept here are
+    dropped, and asked for anew.
+    """
+    asked = mirror.root / REMOVED / _ASKED
+    if not asked.exists() or time.time() - asked.stat().st_mtime > TOLD_FOR / 2:
+        for record in mirror.root.glob("*/*/record.json"):
+            record.unlink(missing_ok=True)
+    names = remote.names(mirror.at(mirror.root / REMOVED))
+    for name in names:
         heard = mirror.root / REMOVED / name
         if heard.exists():
             continue
-        removed = json.loads(remote.read(mirror.at(heard)))
+        try:
+            removed = json.loads(remote.read(mirror.at(heard)))
+        except remote.NotThere:  # too old to be told since
+            continue
         for kind, digest, attempt in removed:
             record = mirror.root / kind / digest / "record.json"
             if (kept := atomic.read_json(record)) and kept["attempt"] == attempt:
                 record.unlink(missing_ok=True)
         heard.parent.mkdir(exist_ok=True)
         write_json(heard, removed)
+    for heard in (mirror.root / REMOVED).glob("*.json"):
+        if heard.name not in names:
+            heard.unlink(missing_ok=True)
+    asked.parent.mkdir(exist_ok=True)
+    asked.touch()
+
+
+def tell_no_more(mirror: Mirror, now: float) -> None:
+    """Remove what was told of removals longer than `TOLD_FOR` ago; `now` is Unix time."""
+    with suppress(remote.NotThere):
+        for one in remote.objects(mirror.at(mirror.root / REMOVED)):
+            if now - one.modified / 1e9 > TOLD_FOR:
+                remote.remove(mirror.at(mirror.root / REMOVED / one.name))
 
 
 def keep_record(mirror: Mirror, directory: Path) -> dict[str, Any] | None:

@@ -60,6 +60,8 @@ def remove(store: Store, going: Garbage, days: float, hidden: Callable[[], None]
         work.remove(going.artifacts[first : first + BATCH], done)
     for one in going.leftovers:
         _remove_leftovers(store, one, done)
+    if store.mirror:
+        twin.tell_no_more(store.mirror, time.time())
     return done
 
 

@@ -1,11 +1,13 @@
 """Removal of what no study refers to, on an object store, as several machines see it."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from nml_ray.config.errors import UserError
-from nml_ray.storage import patience, remote, remote_lease
+from nml_ray.storage import patience, remote, remote_lease, twin
 from nml_ray.storage.artifact import Store
 from nml_ray.storage.mirror import working_root
 from nml_ray.storage.patience import Patience
@@ -106,6 +108,26 @@ def test_an_object_store_has_back_what_a_study_names_meanwhile(machine) -> None:
     assert seen == [None] and done.count == 0
     for store in (here, elsewhere):
         assert store.artifacts([("pretrain", digest(2))]) and store.artifact("pretrain", digest(2)).path.is_dir()
+
+
+@pytest.mark.long
+def test_what_was_told_of_removals_goes_and_who_missed_it_asks_anew(machine) -> None:
+    here, elsewhere, away = machine("here"), machine("elsewhere"), machine("away")
+    make_there(here, "pretrain", 2)
+    put_study(here)
+    wanted = [("pretrain", digest(2))]
+    assert elsewhere.artifacts(wanted) == away.artifacts(wanted) == set(wanted)
+    told = here.mirror.at(here.root / "removed")
+    remove(here, look(here, 0), 0)
+    assert len(remote.names(told)) == 1 and elsewhere.artifacts(wanted) == set()
+    twin.tell_no_more(here.mirror, time.time())
+    assert len(remote.names(told)) == 1
+    twin.tell_no_more(here.mirror, time.time() + twin.TOLD_FOR + 60)
+    assert remote.names(told) == []
+    assert elsewhere.artifacts(wanted) == set() and not list((elsewhere.root / "removed").glob("*.json"))
+    asked = time.time() - twin.TOLD_FOR / 2 - 60
+    os.utime(away.root / "removed" / ".asked", (asked, asked))
+    assert away.artifacts(wanted) == set()
 
 
 @pytest.mark.long
