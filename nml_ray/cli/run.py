@@ -115,7 +115,7 @@ def tell(done: "Run") -> int:
     elif not outcome.failures:
         click.echo(f"{len(outcome.artifacts)} artifacts, listed in {done.directory / 'stages.json'}")
     for name, failure in outcome.failures.items():
-        traceback = f"\n  traceback: {failure.log}" if failure.log else ""
+        traceback = f"\n  traceback: {failure.log}" if failure.log and not failure.mistake else ""
         click.echo(f"failed: {name}: {failure.reason.removeprefix(f'{name}: ')}{traceback}", err=True)
     for cause in dict.fromkeys(outcome.left_out.values()):
         names = [name for name, why in outcome.left_out.items() if why == cause]

@@ -189,10 +189,10 @@ def _run_plan(
     tasks: bool,
 ) -> Outcome:
     """Make the stages; with `tasks`, a mistake in the data of one leaves the others to their end and their report."""
-    patient = ("extract", "spectrum", "heads") if tasks else ()
+    one_by_one = ("extract", "spectrum", "heads") if tasks else ()
     with listed(directory) as listing:
         listing.begin(planned)
-        outcome = run(planned, context, display, study.given, directory / GIVEN, patient, listing.heard)
+        outcome = run(planned, context, display, study.given, directory / GIVEN, one_by_one, listing.heard)
         if "report" in outcome.left_out and (rest := without_tasks(study, {*outcome.failures, *outcome.left_out})):
             del outcome.left_out["report"]
             listing.begin(plan := plan_study(rest, context.store))

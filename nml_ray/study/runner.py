@@ -69,7 +69,7 @@ def run(
     display: Display,
     given: Mapping[str, Given] | None = None,
     links: Path | None = None,
-    patient: bool | Collection[str] = False,
+    one_by_one: Collection[str] = (),
     heard: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
     """Make every artifact of the plan that does not exist: inline one batch after the other, on Ray side by side.
@@ -80,14 +80,14 @@ def run(
         display: Where the run shows itself.
         given: The user's own data by stage name; linked under `links`, anew at each run, so that it may move.
         links: Directory for those links.
-        patient: A mistake of the user's, too, stops only what depends on the stage that found it; and where a batch
-            failed as a whole, its stages are tried one by one. Of some kinds of stage only, where it names these.
+        one_by_one: Kinds of stage that are tried one by one where a batch failed as a whole.
         heard: called with what was there, after each batch with its part, and in the end with all if stages were left
             out.
 
+    A stage that fails stops what depends on it and nothing else, also by a mistake of the user's.
+
     Raises:
-        UserError: a stage found a mistake of the user's; what was finished before stays, what runs beside it is
-            stopped.
+        UserError: the storage cannot be reached; what was finished before stays, what runs beside it is stopped.
     """
     outcome = Outcome()
     for name, data in (given or {}).items():
@@ -105,8 +105,7 @@ def run(
         part = Outcome({source: outcome.artifacts[source] for source in sources})
 
         def work(context: Context, display: Display) -> Outcome:
-            patience = patient if isinstance(patient, bool) else plan[ready[0]].stage.kind in patient
-            _make(ready, plan, context, display, part, patience)
+            _make(ready, plan, context, display, part, plan[ready[0]].stage.kind in one_by_one)
             return part
 
         return work if ready else None
@@ -176,7 +175,7 @@ def _make(
     context: Context,
     display: Display,
     outcome: Outcome,
-    patient: bool,
+    one_by_one: bool,
 ) -> None:
     """Make one batch; what another process is at work on is waited for, and taken over when that process dies."""
     waiting: set[str] = set()
@@ -187,7 +186,7 @@ def _make(
             _adopt(open_, plan, context.store, outcome)
             mine = [name for name in open_ if name in held and name not in outcome.artifacts]
             if mine:
-                _call(mine, plan, context, display, outcome, patient)
+                _call(mine, plan, context, display, outcome, one_by_one)
         finally:
             for mine_lease in held.values():
                 mine_lease.release()
@@ -223,7 +222,7 @@ def _call(
     context: Context,
     display: Display,
     outcome: Outcome,
-    patient: bool,
+    one_by_one: bool,
 ) -> None:
     tasks = [_task(plan[name], context, outcome) for name in names]
     error, of_user = "", False
@@ -232,8 +231,6 @@ def _call(
             with _interrupts():
                 resolve(plan[names[0]].stage.function)(tasks, context)
         except UserError as mistake:
-            if not patient:
-                raise
             error, text, of_user = str(mistake), traceback.format_exc(), True
         except Exception as raised:
             error = _one_line(raised)
@@ -244,8 +241,8 @@ def _call(
             outcome.artifacts[task.stage.name] = found
             outcome.made.append(task.stage.name)
             continue
-        if patient and error and len(tasks) > 1 and not task.attempt.failure:
-            _call([task.stage.name], plan, context, display, outcome, patient)
+        if one_by_one and error and len(tasks) > 1 and not task.attempt.failure:
+            _call([task.stage.name], plan, context, display, outcome, one_by_one)
             continue
         log = task.attempt.path / ERROR_LOG
         trace = text if error else task.attempt.trace

@@ -86,7 +86,8 @@ def run_round(
     joined = union(studies)
     plan = plan_study(study_of(joined), context.store)
     listing.begin(plan, beside=True)
-    outcome = run(plan, context, display, joined.given, links, patient=True, heard=listing.heard)
+    kinds = {planned.stage.kind for planned in plan.values()}
+    outcome = run(plan, context, display, joined.given, links, kinds, listing.heard)
     names = dict(zip(studies, joined.names, strict=True))
     return [
         _outcome(job, one, outcome, names[key_of(one)])

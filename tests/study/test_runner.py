@@ -10,7 +10,6 @@ from pathlib import Path
 import fake_stages  # type: ignore[import-not-found]
 import pytest
 
-from nml_ray.config.errors import UserError
 from nml_ray.storage import lease
 from nml_ray.storage.artifact import Store
 from nml_ray.study.job import RunSettings
@@ -102,17 +101,17 @@ def test_a_function_that_finishes_nothing_has_failed(store: Store) -> None:
     assert run_all(store, [stage("a", 1, function="forget")]).failures["a"].reason == "ended without a result"
 
 
-def test_a_mistake_of_the_users_ends_the_run(store: Store) -> None:
-    with pytest.raises(UserError, match=r"labels\.parquet: bad label"):
-        run_all(store, [stage("a", 1, function="mistake")])
+def test_a_mistake_of_the_users_stops_what_depends_on_it_and_nothing_else(store: Store) -> None:
+    outcome = run_all(store, [stage("a", 1, function="mistake"), stage("b", 1, "a"), stage("c", 2)])
+    assert outcome.failures["a"].mistake and outcome.failures["a"].reason == "labels.parquet: bad label"
+    assert set(outcome.left_out) == {"b"} and set(outcome.artifacts) == {"c"}
     assert not list(store.root.glob("*/*/lease.json"))
 
 
-def test_patience_tries_a_batch_one_by_one_where_a_mistake_in_one_ended_all(store: Store) -> None:
+def test_a_batch_is_tried_one_by_one_where_a_mistake_in_one_ended_all(store: Store) -> None:
     arms = [stage(f"add/{number}", number, group="g", function="picky") for number in range(4)]
-    with pytest.raises(UserError, match="odd number"):
-        run_all(store, arms)
-    outcome = run_all(store, [*arms, stage("then", 1, "add/1")], patient=True)
+    assert set(run_all(store, arms).failures) == {f"add/{number}" for number in range(4)}
+    outcome = run_all(store, [*arms, stage("then", 1, "add/1")], one_by_one=["add"])
     assert set(outcome.artifacts) == {"add/0", "add/2"} and set(outcome.left_out) == {"then"}
     assert {name: failure.reason for name, failure in outcome.failures.items()} == {
         "add/1": "odd number",
@@ -121,9 +120,9 @@ def test_patience_tries_a_batch_one_by_one_where_a_mistake_in_one_ended_all(stor
     assert not list(store.root.glob("*/*/lease.json"))
 
 
-def test_patience_leaves_alone_what_has_said_why_it_failed(store: Store) -> None:
+def test_one_by_one_leaves_alone_what_has_said_why_it_failed(store: Store) -> None:
     arms = [stage(f"add/{number}", number, group="g", function="odd_fail") for number in range(4)]
-    outcome = run_all(store, arms, patient=True)
+    outcome = run_all(store, arms, one_by_one=["add"])
     assert {name: failure.reason for name, failure in outcome.failures.items()} == {"add/1": "odd", "add/3": "odd"}
     assert fake_stages.calls == [["add/0"], ["add/2"]]
 
