@@ -74,17 +74,17 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back; nothing happens to one that another has taken over."""
+        """Give the lease back; nothing happens to one that another has taken over. What cannot be removed expires."""
         self._released.set()
         self._thread.join()
-        with suppress(FileNotFoundError), _locked(self.directory):
+        with suppress(OSError, UserError), _locked(self.directory):
             found = holder(self.directory)
             if found and found.owner == self.owner:
                 (self.directory / LEASE).unlink()
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT):
-            with suppress(FileNotFoundError), _locked(self.directory):
+            with suppress(OSError, UserError), _locked(self.directory):  # of the storage: the work goes on
                 found = holder(self.directory)
                 if found is None or found.owner != self.owner:
                     return
@@ -151,7 +151,8 @@ def _locked(directory: Path, make: bool = False) -> Iterator[int]:
     path = directory / _LOCK
     while True:
         if make:
-            directory.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # it is discarded between two looks, or a file is in the way
+                directory.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import socket
@@ -153,6 +154,29 @@ def test_a_heartbeat_ends_when_another_has_taken_over(tmp_path: Path, monkeypatc
     found = lease.holder(tmp_path)
     assert found is not None
     assert found.owner == "other"
+
+
+def test_a_heart_beats_on_when_the_storage_could_not_be_written_for_a_while(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.01)
+    mine = lease.take(tmp_path)
+    assert mine is not None
+    failed, write = threading.Event(), lease.write_json
+
+    def full(*args, **options) -> None:
+        failed.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lease, "write_json", full)
+    assert failed.wait(10)
+    monkeypatch.setattr(lease, "write_json", write)
+    before = lease.holder(tmp_path)
+    for _ in range(1000):
+        if lease.holder(tmp_path) != before:
+            break
+        time.sleep(0.01)
+    else:
+        raise AssertionError("no beat any more")
+    mine.release()
 
 
 _WHOLE = '"owner": "o", "host": "h", "pid": 1, "started": 1, "heartbeat": 1'
