@@ -63,7 +63,7 @@ def find_runs(run: str, storage: str) -> "StudyRuns":
     Raises:
         UserError: there is no such study or artifact.
     """
-    from nml_ray.storage.artifact import RECORD
+    from nml_ray.storage.record import RECORD
     from nml_ray.study.audits import StudyRuns, run_of_artifact, runs_of_study
     from nml_ray.study.execute import open_run
 

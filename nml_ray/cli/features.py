@@ -90,12 +90,11 @@ def find_features(source: str, encoder: str, storage: str) -> Path:
     Raises:
         UserError: there is no such directory; a study without features, or with several encoders and none named.
     """
-    from nml_ray.storage.artifact import RECORD
-    from nml_ray.storage.atomic import read_json
+    from nml_ray.storage.record import read_record
     from nml_ray.study.listing import STAGES, paths_of
 
     path = Path(source)
-    if record := read_json(path / RECORD) if path.is_dir() else None:
+    if record := read_record(path) if path.is_dir() else None:
         return path / str(record["attempt"])
     named = Path(storage) / "studies" / source
     study = path if (path / STAGES).is_file() else named

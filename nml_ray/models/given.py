@@ -6,8 +6,7 @@ from pathlib import Path
 
 from nml_ray.config.errors import UserError
 from nml_ray.models.config import CHECKPOINT, HUB, TRANSFORMERS, EncoderSettings
-from nml_ray.storage.artifact import RECORD
-from nml_ray.storage.atomic import read_json
+from nml_ray.storage.record import read_record
 
 _OF_MODEL = ("config.json", "*.safetensors", "*.safetensors.index.json", "preprocessor_config.json")
 _OF_TOKENIZER = (
@@ -155,7 +154,7 @@ def _snapshot(name: str) -> Path:
 
 def _checkpoint(directory: Path) -> Mapping[str, Path]:
     """The files of an encoder's directory, or of the attempt that an artifact's record names."""
-    record = read_json(directory / RECORD) if directory.is_dir() else None
+    record = read_record(directory) if directory.is_dir() else None
     if record:
         directory /= record["attempt"]
     files = {name: directory / name for name in _OF_CHECKPOINT if (directory / name).is_file()}

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +24,8 @@ from nml_ray.storage import lease as leases
 from nml_ray.storage import remote, remote_lease, twin
 from nml_ray.storage.atomic import create_json, read_json, read_json_if_whole, sync_tree, write_json
 from nml_ray.storage.mirror import Mirror, mirror_at, mirror_of, present
+from nml_ray.storage.record import ATTEMPT, RECORD, read_record
 
-RECORD = "record.json"
 PROGRESS = "progress.json"
 _BEGUN = "attempt.json"
 _FAILURE = "failure.json"
@@ -96,7 +97,7 @@ class Attempt:
     @property
     def earlier(self) -> list[Path]:
         """The directories of the attempts begun before this one, newest first. They may hold checkpoints."""
-        siblings = (path for path in self.path.parent.glob(_PREFIX + "*") if _place(path) < _place(self.path))
+        siblings = (path for path in _attempts(self.path.parent) if _place(path) < _place(self.path))
         return sorted(siblings, key=_place, reverse=True)
 
     def progress(self, done: float, total: float, unit: str) -> None:
@@ -220,7 +221,7 @@ class Store:
         mirror = self.mirror
         for name in twin.attempts(mirror, parent) if mirror else ():
             (parent / name).mkdir(exist_ok=True)
-        number = max((_place(path)[0] for path in parent.glob(_PREFIX + "*")), default=0)
+        number = max((_place(path)[0] for path in _attempts(parent)), default=0)
         while True:
             number += 1
             # Nothing keeps two machines from taking the same number.
@@ -277,14 +278,20 @@ def arrived(text: str) -> Path:
 def read_progress(attempt: Path) -> Progress | None:
     """What an attempt's `progress` last said, here or on another machine."""
     said = read_json_if_whole(attempt / PROGRESS) or twin.told(attempt / PROGRESS)
-    return Progress(**said) if said else None
+    with suppress(TypeError):
+        return Progress(**said) if said else None
+    return None
 
 
 def _artifact(directory: Path) -> Artifact | None:
-    record = read_json(directory / RECORD)
+    record = read_record(directory)
     if record is None:
         return None
     return Artifact(directory.parent.name, directory.name, directory / record["attempt"], record)
+
+
+def _attempts(directory: Path) -> list[Path]:
+    return [path for path in directory.glob(_PREFIX + "*") if ATTEMPT.fullmatch(path.name)]
 
 
 def _place(attempt: Path) -> tuple[int, str]:

@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from nml_ray.storage import lease, remote
-from nml_ray.storage.artifact import RECORD, Store
+from nml_ray.storage.artifact import Store
 from nml_ray.storage.atomic import sync_directory
 from nml_ray.storage.bundle import FOLDER
 from nml_ray.storage.lease import LEASE
+from nml_ray.storage.record import RECORD
 
 GONE = "gone-"
 HIDDEN = ".gone-record.json"

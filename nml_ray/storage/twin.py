@@ -22,11 +22,13 @@ from typing import Any
 from uuid import uuid4
 
 from nml_ray.config.errors import UserError
-from nml_ray.storage import atomic, remote
+from nml_ray.storage import remote
 from nml_ray.storage.atomic import json_bytes, write_bytes, write_json
 from nml_ray.storage.bundle import FOLDER, HELD, Bundles, Entry, bring, files_json, parse_files
 from nml_ray.storage.mirror import Mirror, mirror_at, mirror_of
+from nml_ray.storage.names import flaw_of
 from nml_ray.storage.patience import Patience
+from nml_ray.storage.record import RECORD, checked, no_record, read_record
 
 RESULT = "result"  # the bundle of what a worker leaves for the driver to finish
 CHECKPOINTS, BEST, FED, SHARDS = "checkpoints/", "best/", "fed/", "shards/"  # bundles' names begin so
@@ -229,9 +231,11 @@ def forget_removed(mirror: Mirror) -> None:
         except remote.NotThere:  # too old to be told since
             continue
         for kind, digest, attempt in removed:
-            record = mirror.root / kind / digest / "record.json"
-            if (kept := atomic.read_json(record)) and kept["attempt"] == attempt:
-                record.unlink(missing_ok=True)
+            if flaw_of(f"{kind}/{digest}"):
+                continue
+            directory = mirror.root / kind / digest
+            if (kept := read_record(directory)) and kept["attempt"] == attempt:
+                (directory / RECORD).unlink(missing_ok=True)
         heard.parent.mkdir(exist_ok=True)
         write_json(heard, removed)
     for heard in (mirror.root / REMOVED).glob("*.json"):
@@ -251,8 +255,13 @@ def tell_no_more(mirror: Mirror, now: float) -> None:
 
 def keep_record(mirror: Mirror, directory: Path) -> dict[str, Any] | None:
     """The record of an artifact on the object store, kept here from now on; None where it is not finished."""
-    record: dict[str, Any] | None = read_json(mirror, directory / "record.json")
+    where = directory / RECORD
+    try:
+        record = read_json(mirror, where)
+    except (ValueError, RecursionError) as error:
+        raise no_record(error, str(mirror.at(where))) from None
     if record is not None:
+        record = checked(record, str(mirror.at(where)))
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "record.json", record)
     return record

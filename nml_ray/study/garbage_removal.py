@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage import twin
-from nml_ray.storage.artifact import RECORD, Store
+from nml_ray.storage.artifact import Store
 from nml_ray.storage.lease import Lease
+from nml_ray.storage.record import RECORD
 from nml_ray.storage.remote_lease import RemoteLease
 from nml_ray.storage.removal import Removal, delete_leftovers
 from nml_ray.study.garbage import Found, Garbage, Key, garbage

@@ -14,11 +14,12 @@ from typing import Any
 
 from nml_ray.config.errors import UserError
 from nml_ray.storage import remote, twin
-from nml_ray.storage.artifact import RECORD, Store
+from nml_ray.storage.artifact import Store
 from nml_ray.storage.atomic import read_json
 from nml_ray.storage.bundle import FOLDER, parse_files
 from nml_ray.storage.lease import LEASE
 from nml_ray.storage.mirror import Mirror
+from nml_ray.storage.record import RECORD, checked
 from nml_ray.study.execute import STUDIES
 from nml_ray.study.garbage import DAY, ORDER, File, Found, Key, leftover_names
 from nml_ray.study.listing import STAGES, read_stages
@@ -70,10 +71,8 @@ def named(store: Store) -> set[Key]:
 def _named_in(studies: Path) -> set[Key]:
     found = set[Key]()
     for directory in sorted(path for path in studies.glob("*") if path.is_dir()):
-        try:
-            found |= {(entry.kind, entry.digest) for entry in (read_stages(directory) or {}).values() if entry.digest}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise _unreadable(directory.name, STAGES, error) from None
+        stages = read_stages(directory, f"{STUDIES}/{directory.name}/{STAGES}") or {}
+        found |= {(entry.kind, entry.digest) for entry in stages.values() if entry.digest}
         found |= _tried(directory)
     return found
 
@@ -138,7 +137,7 @@ def _found(store: Store, key: Key, files: Mapping[str, File], before: Found | No
     own = {name: file for name, file in files.items() if name not in _LEASES}
     if before and before.files == own and not before.held and LEASE not in files:
         return before
-    record = read(RECORD) if RECORD in own else None
+    record = checked(read(RECORD), f"{kind}/{digest}/{RECORD}") if RECORD in own else None
     begun = [record] if record else [read(name) for name in own if re.fullmatch(r"attempt-[^/]*/attempt\.json", name)]
     refers, told = _refers(kind, [facts for facts in begun if facts])
     points = ("extract", str(record["extract"])) if kind == "set" and record and "extract" in record else None
@@ -192,7 +191,7 @@ def _leftovers(store: Store, key: Key, files: Mapping[str, File], winner: str) -
 
 def _read(store: Store, directory: Path, name: str) -> Any:
     """A JSON file of an artifact; None where it is gone, or a crash of the machine left it torn."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return twin.read_json(store.mirror, directory / name) if store.mirror else read_json(directory / name)
     return None
 

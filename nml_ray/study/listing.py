@@ -15,13 +15,15 @@ keeps those of the run before it: until it has come to them they are `earlier`.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nml_ray.config.errors import UserError
 from nml_ray.storage.atomic import read_json, write_json
 from nml_ray.storage.mirror import mirror_of
 from nml_ray.storage.twin import read_json as read_json_there
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from nml_ray.study.runner import Outcome
 
 STAGES, EARLIER = "stages.json", "earlier"
+_PATH = re.compile(r"\.\./\.\./[a-z_]+/[0-9a-z]+/attempt-[0-9a-f-]+|given(/(?!\.\.?(/|$))[^/]+)+")
 _REST = 20  # of the time, one part may go into writing the file
 
 
@@ -106,10 +109,10 @@ class Listing:
 def _earlier(directory: Path) -> dict[str, Entry]:
     """What the run before this one had listed, here or on another machine."""
     mirror, found = mirror_of(directory), dict[str, Entry]()
-    with suppress(ValueError, TypeError, AttributeError):  # it cannot be read: then nobody knows
+    with suppress(ValueError, TypeError, AttributeError, RecursionError):  # it cannot be read: then nobody knows
         there = read_json_there(mirror, directory / STAGES) if mirror else None
-        found |= {name: Entry(**one) for name, one in (there or {}).items()}
-    with suppress(ValueError, TypeError, AttributeError):
+        found |= {name: _entry(one) for name, one in (there or {}).items()}
+    with suppress(UserError):
         here = (read_stages(directory) or {}).items()
         found |= {name if found.get(name, one).digest == one.digest else f"{name}#here": one for name, one in here}
     return {name: replace(one, state=EARLIER) for name, one in found.items()}
@@ -125,12 +128,36 @@ def listed(directory: Path) -> Iterator[Listing]:
         listing.end()
 
 
-def read_stages(directory: Path) -> dict[str, Entry] | None:
-    """The stages of a study by name, from its directory; None where no run has begun there."""
-    found = read_json(directory / STAGES)
-    if found is None:
-        return None
-    return {name: Entry(**one) for name, one in found.items()}
+def read_stages(directory: Path, where: str = "") -> dict[str, Entry] | None:
+    """The stages of a study by name, from its directory; None where no run has begun there.
+
+    Args:
+        directory: of the study.
+        where: what to call the file; its path when left out.
+
+    Raises:
+        UserError: what is there is no list of stages.
+    """
+    path = directory / STAGES
+    try:
+        found = read_json(path)
+        return None if found is None else {name: _entry(one) for name, one in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        why = " ".join(str(error).split())[:80]
+        raise UserError(
+            f"cannot be read ({why})",
+            where=where or str(path),
+            expected="what the study refers to; run the study again, or remove its directory if it is to go",
+        ) from None
+
+
+def _entry(one: Any) -> Entry:
+    entry = Entry(**one)
+    if not all(isinstance(text, str) for text in vars(entry).values()):
+        raise ValueError("names that are no text")
+    if entry.path and not _PATH.fullmatch(entry.path):
+        raise ValueError(f"a path that leads elsewhere: {entry.path[:40]!r}")
+    return entry
 
 
 def paths_of(directory: Path) -> dict[str, Path]:

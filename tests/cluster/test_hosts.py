@@ -17,7 +17,8 @@ import pytest
 
 from benchmarks.kills import wait_for
 from nml_ray.pretrain.resume import committed
-from nml_ray.storage.artifact import RECORD, Store, read_progress
+from nml_ray.storage.artifact import Store, read_progress
+from nml_ray.storage.record import RECORD
 from tests.cluster.hosts import Hosts, missing
 from tests.small_icons import small_icons
 

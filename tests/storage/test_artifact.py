@@ -5,9 +5,11 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nml_ray.config.errors import UserError
 from nml_ray.storage.artifact import Attempt, Store, read_progress
 
 
@@ -130,3 +132,41 @@ def test_a_process_killed_between_writing_and_the_record_leaves_no_artifact(tmp_
     assert (attempt.earlier[0] / "weights").stat().st_size == 1000
     attempt.finish()
     assert json.loads((tmp_path / "k" / "d" / "record.json").read_text())["attempt"] == "attempt-0002"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '"x"',
+        "[" * 100_000,
+        '{"attempt": 1}',
+        '{"attempt": "../../../../../etc"}',
+        '{"attempt": "attempt-1/../../x"}',
+        '{"attempt": ""}',
+        '{"attempt": "attempt-0002"}',
+        '{"attempt": "attempt-0001", "inputs": [1]}',
+        '{"attempt": "attempt-0001", "inputs": {"shards": 1}}',
+    ],
+)
+def test_a_record_that_is_none_is_told_with_its_path(tmp_path: Path, text: str) -> None:
+    directory = tmp_path / "k" / "d"
+    directory.mkdir(parents=True)
+    (directory / "record.json").write_text(text)
+    (directory / "attempt-0002").symlink_to("/etc")
+    with pytest.raises(UserError) as told:
+        Store(tmp_path).artifact("k", "d")
+    line = str(told.value)
+    assert line.startswith(f"{directory}/record.json: is no record of an artifact") and "\n" not in line
+    (directory / "record.json").unlink()
+    assert Store(tmp_path).artifact("k", "d") is None
+
+
+def test_what_else_lies_beside_attempts_and_torn_progress_count_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "k" / "d" / "attempt-of-mine").mkdir(parents=True)
+    attempt = Store(tmp_path).attempt("k", "d")
+    assert attempt.path.name == "attempt-0001" and attempt.earlier == []
+    (attempt.path / "progress.json").write_text('{"a": 1}')
+    assert read_progress(attempt.path) is None

@@ -121,3 +121,23 @@ def test_a_killed_run_leaves_it(directory: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     found = read_stages(directory) or {}
     assert set(found) == {"a", "k", "z"} and found["z"].state == "to do" and found["k"].digest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "3",
+        '{"a": 1}',
+        '{"a": {"kind": "x"}}',
+        '{"a": {"kind": 1, "digest": "d", "state": "made"}}',
+        '{"a": {"kind": "x", "digest": "d", "state": "made", "path": "../../../../../etc"}}',
+        '{"a": {"kind": "x", "digest": "d", "state": "made", "path": "/etc"}}',
+        '{"a": {"kind": "x", "digest": "d", "state": "made", "path": "given/../../x"}}',
+    ],
+)
+def test_what_is_no_list_of_stages_is_told_with_its_path(directory: Path, text: str) -> None:
+    (directory / "stages.json").write_text(text)
+    with pytest.raises(UserError, match=r"/studies/s/stages\.json: cannot be read .*; expected what the study"):
+        paths_of(directory)
