@@ -19,18 +19,43 @@ _CONTENTS = (  # what is in a file that is no code: all of these
     # of Kubernetes, where the secret is in the file itself, and not told by another program or file
     ("a file of credentials", (rb"^kind: *Config\s*$", rb"^users:", rb"^[\s-]*(token|password|client-key-data): *\S")),
 )
+_SHAPES = (  # of tokens that say whose they are: how they begin, and how they go on
+    *((start, rb"[A-Za-z0-9]{36}") for start in (b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"npm_")),  # GitHub, npm
+    (b"github_pat_", rb"[A-Za-z0-9_]{50}"),
+    (b"glpat-", rb"[A-Za-z0-9_-]{20}"),  # GitLab
+    (b"hf_", rb"[A-Za-z0-9]{34}(?![A-Za-z0-9])"),  # Hugging Face
+    *((start, rb"[A-Za-z0-9_-]{32}") for start in (b"sk-ant-", b"sk-proj-", b"pypi-AgEI")),
+    *((start, rb"[0-9]+-[A-Za-z0-9-]{20}") for start in (b"xoxb-", b"xoxp-")),  # Slack
+    (b"AKIA", rb"(?![0-9A-Z]{9}EXAMPLE)[0-9A-Z]{16}(?![0-9A-Za-z])"),  # AWS, but for its manual's
+)
+_TOKENS = [(start, re.compile(rb"(?<![A-Za-z0-9_/+-])" + start + rest)) for start, rest in _SHAPES]
+_SUSPECT = re.compile(  # a name that says what may be in it: then the content decides
+    r"(^|[._-])(passwords?|passwd|secrets?|(api|access|aws|auth)[._-]?keys?)($|[._-])|^\.?(npmrc|condarc|curlrc|wgetrc)$"
+    r"|^pip\.(conf|ini)$"
+)
+_SAID = (  # a value that is given to a name, is alone in its file, or is part of an address
+    re.compile(
+        rb"""(?i)^[^#;\n]*?(passw(or)?d|passphrase|secret|token|auth|(api|access|aws)[._-]?key)\w*["']?"""
+        rb"""[ \t]*[:=][ \t]*["']?(?![$<{\[*])[^\s"',]{6}""",
+        re.M,
+    ),
+    re.compile(rb"\A\s*(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9_+/=.-]{20,}\s*\Z"),
+    re.compile(rb"://[^/\s:@$<{]+:[^/\s@$<{]{3,}@"),
+)
 _FOUND = [(kind, [re.compile(pattern, re.M) for pattern in patterns]) for kind, patterns in _CONTENTS]
 _TOKEN = re.compile(r"(^|[._-])token($|[._-])", re.I)
 _CODE = {
     *(".py", ".pyi", ".pyx", ".ipynb", ".md", ".rst", ".html", ".css", ".js", ".ts", ".c", ".h", ".cc", ".cpp", ".cu"),
     *(".rs", ".go", ".java", ".sh"),
 }
-_PLACES = {".aws", ".azure", ".docker", ".gcloud", ".gnupg", ".kube", ".ssh"}
+_PLACES = {".aws", ".azure", ".docker", ".gcloud", ".gnupg", ".kube", ".oci", ".password-store", ".ssh"}
+_BACKUP = re.compile(r"(\.(bak|backup|old|orig|save)|~)$")
+_PUBLIC_KEY = ".pub"
 _EXAMPLES = (".example", ".sample", ".template", ".dist")
 _NAMES = {
-    "a file of environment variables": (".env", ".env.*", "*.env", ".envrc"),
+    "a file of environment variables": (".env", ".env.*", "*.env", "*.env.*", ".envrc", ".renviron"),
     "a private key": (
-        *("id_rsa", "id_dsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"),
+        *(f"id_{kind}{rest}" for kind in ("rsa", "dsa", "ecdsa", "ed25519") for rest in ("", "[._-]*")),
         *("*.pem", "*.key", "*.ppk", "*.p12", "*.pfx", "*.jks", "*.keystore"),
     ),
     "a file of passwords": (".netrc", "_netrc", ".pgpass", ".pypirc", ".htpasswd", "*.kdbx", ".my.cnf"),
@@ -38,6 +63,7 @@ _NAMES = {
         *("credentials", "credentials.*", ".credentials", ".git-credentials", "*credentials.json", "kubeconfig"),
         *("client_secret*.json", "service_account*.json", "secrets.yaml", "secrets.yml", "secrets.json"),
         *("secrets.toml", "secrets.txt", "secret.*", ".boto", ".s3cfg", ".dockercfg", "rclone.conf"),
+        *(".databrickscfg", "kaggle.json", "access_tokens.db", "*.tfstate", "*.tfvars"),
     ),
 }
 
@@ -56,8 +82,9 @@ def _by_name(parts: Sequence[str], path: Path) -> str:
     name = parts[-1].lower()
     if place := next((part for part in parts[:-1] if part.lower() in _PLACES), ""):
         return f"one of the credentials in {place}"
+    name = _BACKUP.sub("", name)
     suffix = Path(name).suffix
-    if suffix in _CODE or suffix in _EXAMPLES or (suffix == ".pem" and _is_public(path)):
+    if suffix in _CODE or suffix in _EXAMPLES or suffix == _PUBLIC_KEY or (suffix == ".pem" and _is_public(path)):
         return ""
     for kind, patterns in _NAMES.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
@@ -72,6 +99,10 @@ def _by_content(path: Path, name: str) -> str:
         return "a private key"
     if Path(name).suffix in _CODE or b"\0" in head:
         return ""
+    if any(start in head and shape.search(head) for start, shape in _TOKENS):
+        return "a token"
+    if _SUSPECT.search(name) and any(said.search(head) for said in _SAID):
+        return "a file of passwords"
     return next((kind for kind, patterns in _FOUND if all(pattern.search(head) for pattern in patterns)), "")
 
 

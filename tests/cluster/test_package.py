@@ -176,6 +176,16 @@ def test_a_job_file_that_is_ignored_travels_all_the_same(tmp_path):
         ("credentials", "", "a file of credentials"),
         ("home/.aws/config", "", "one of the credentials in .aws"),
         ("application_default_credentials.json", "", "a file of credentials"),
+        *((name, "", "a file of environment variables") for name in ("prod.env.local", ".Renviron", ".env.bak")),
+        *((name, "", "a private key") for name in ("id_rsa.bak", "id_ed25519_old", "id_rsa~", "server.key.orig")),
+        *((name, "", "a file of credentials") for name in ("kaggle.json", ".databrickscfg", "prod.tfvars")),
+        ("notes.txt", f"see gh{'p'}_{'a1' * 18}", "a token"),
+        ("settings.ini", f"hub=hf{'_'}{'aB' * 17}\n", "a token"),
+        (".npmrc", "//registry.npmjs.org/:_authToken=0123456789ab", "a file of passwords"),
+        ("passwords.txt", "site: example.org\npassword: correct-horse", "a file of passwords"),
+        ("api_key.txt", "0123456789abcdef0123456789abcdef\n", "a file of passwords"),
+        (".aws_keys", "access_key = wJalrXUtnFEMIK7MDENG", "a file of passwords"),
+        ("pip.conf", "[global]\nindex-url = https://me:hunter2@pypi.example.org/simple\n", "a file of passwords"),
     ],
 )
 def test_secrets_are_refused_by_name_and_content(tmp_path, name, content, kind):
@@ -208,6 +218,16 @@ def test_what_only_sounds_like_a_secret_is_sent(tmp_path, name):
         ("lab.yaml", KUBECONFIG + "    exec: {command: aws-iam-authenticator}\n"),
         ("model.yaml", "kind: Config\ntoken: cls\n"),
         ("data.json", '{"private_key": null, "client_secret": ""}'),
+        ("passwords.txt", "123456\npassword\nqwerty\nsecret\nletmein\n"),
+        ("passwords.txt", ""),
+        ("secrets.csv", "word,count\npassword,12\nsecret,3\n"),
+        ("api_key.txt", "put your key here\n"),
+        (".npmrc", "registry=https://registry.example.org/\n//registry.example.org/:_authToken=${NPM_TOKEN}\n"),
+        ("pip.conf", "[global]\nindex-url = https://pypi.example.org/simple\n"),
+        ("keys.yaml", "key: n01440764/n01440764_1000\n"),
+        ("vocabulary.txt", "hf_\nghp_\nsk-\nAKIAIOSFODNN7EXAMPLE\n"),
+        ("id_rsa.pub", "ssh-rsa AAAAB3NzaC1yc2E me@example.org\n"),
+        ("local.env.example", "TOKEN=\n"),
     ],
 )
 def test_what_has_no_secret_in_it_is_sent(tmp_path, name, content):
