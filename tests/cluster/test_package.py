@@ -354,3 +354,15 @@ def test_an_archive_of_the_same_files_has_the_same_bytes(tmp_path):
 def test_a_directory_that_is_none_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no directory; expected one with your code"):
         collect(CodeSettings(directory=str(tmp_path / "nowhere")), tmp_path / JOB)
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_text("other"), Path.unlink])
+def test_what_is_sent_is_what_the_digest_is_of(tmp_path, change):
+    package = collect(
+        CodeSettings(directory=str(tree(tmp_path / "code", {"a.py": "x"}))), tmp_path / "code" / JOB
+    ).package
+    assert package.digest
+    change(tmp_path / "code/a.py")
+    for send in (package.copy_to, package.write_zip):
+        with pytest.raises(UserError, match=r"a\.py: was changed while it was being sent"):
+            send(tmp_path / "there")

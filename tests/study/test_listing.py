@@ -12,6 +12,7 @@ import fake_stages  # type: ignore[import-not-found]
 import pytest
 from test_runner import stage  # type: ignore[import-not-found]
 
+from nml_ray.config.errors import UserError
 from nml_ray.storage.artifact import Store
 from nml_ray.study.job import RunSettings
 from nml_ray.study.listing import Entry, Listing, listed, paths_of, read_stages
