@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,63 @@ def test_what_waits_too_long_is_dropped_and_that_is_said(tmp_path, monkeypatch):
         log.flush()
     text = b"".join(record.parts("driver")).decode()
     assert text == "\n[5 bytes are lost here: the storage could not be written]\n56789abcde"
+
+
+def test_who_writes_faster_than_a_storage_that_is_well_waits_and_loses_nothing(record, monkeypatch):
+    for name, size in (("_MOST", 3000), ("_ENOUGH", 2000), ("FULL", 100), ("_LARGE", 500)):
+        monkeypatch.setattr(parts, name, size)
+    log, over = Parts(record, "driver", ".log"), threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            log.flush()
+            over.wait(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    said = [b"%06d\n" % number for number in range(4000)]
+    for line in said:
+        log.add(line)
+    over.set()
+    writer.join()
+    log.flush()
+    assert b"".join(record.parts("driver")) == b"".join(said)
+
+
+def test_nobody_waits_for_a_storage_that_is_not_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_MOST", 10)
+    monkeypatch.setattr(parts, "_ENOUGH", 5)
+    (tmp_path / "submissions").touch()
+    record = record_of(str(tmp_path), "x")
+    log = Parts(record, "driver", ".log")
+    log.add(b"01234")
+    with pytest.raises(UserError, match="cannot be written"):
+        log.flush()
+    waits = []
+    monkeypatch.setattr(log._lock, "wait", waits.append)
+    log.add(b"56789abcde")
+    assert waits == []
+    (tmp_path / "submissions").unlink()
+    log.flush()
+    text = b"".join(record.parts("driver")).decode()
+    assert text == "\n[5 bytes are lost here: the storage could not be written]\n56789abcde"
+
+
+def test_what_is_dropped_while_a_part_is_written_is_not_of_that_part(bucket: Bucket, monkeypatch):
+    monkeypatch.setattr(parts, "_MOST", 10)
+    record = record_of(str(bucket.at("runs")), "x")
+    log, later = Parts(record, "driver", ".log"), [b"56789abc"]
+
+    def while_it_is_written(method: str, path: str) -> None:
+        if method == "PUT" and later:
+            log.add(later.pop())
+
+    bucket.faults.spoil = while_it_is_written
+    log.add(b"01234")
+    log.flush()
+    log.flush()
+    text = b"".join(record.parts("driver")).decode()
+    assert text == "01234\n[3 bytes are lost here: the storage could not be written]\n89abc"
 
 
 def test_the_log_is_followed_to_the_end(tmp_path):
