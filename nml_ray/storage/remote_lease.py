@@ -26,13 +26,14 @@ class RemoteLease:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back; nothing happens to one that another has taken over."""
+        """Give the lease back; nothing happens to one that another has taken over. What cannot be removed expires."""
         self._released.set()
         self._thread.join()
         self._mine.release()
-        found = holder(self._directory)
-        if found and found.owner == self._said.owner:
-            remote.remove(self._directory / LEASE)
+        with suppress(UserError):
+            found = holder(self._directory)
+            if found and found.owner == self._said.owner:
+                remote.remove(self._directory / LEASE)
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT):

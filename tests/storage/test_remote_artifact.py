@@ -204,6 +204,14 @@ def test_a_lease_that_another_took_over_is_left_alone(machine, bucket):
     assert not (here.directory("pretrain", "d1") / LEASE).exists()
 
 
+def test_a_lease_is_given_back_though_the_store_is_silent(machine, bucket):
+    here = machine("here")
+    taken = here.lease("pretrain", "d1")
+    bucket.faults.spoil = lambda method, path: Fault(status=503)
+    taken.release()
+    assert not (here.directory("pretrain", "d1") / LEASE).exists()
+
+
 def test_bundles_share_what_they_hold_and_go_alone(machine, bucket, tmp_path):
     attempt = begun(machine("here"))
     for name, text in (("a", "aaaa"), ("b", "bbbb")):
