@@ -56,6 +56,12 @@ class Cluster:
 
     def submit(self, submission: Submission, package: Package) -> Mapping[str, str]:
         """Start the supervisor, which outlives this process."""
+        try:
+            return self._start(submission, package)
+        except OSError as error:
+            raise UserError(f"the job cannot be started ({error.strerror})", where=str(_state())) from None
+
+    def _start(self, submission: Submission, package: Package) -> Mapping[str, str]:
         _remove_old_code()
         code = self._code(package.digest)
         _unpack(package, code)
@@ -101,8 +107,13 @@ class Cluster:
         return Status("failed", last or "ended before it began")
 
     def follow(self, submission: Submission) -> Iterator[str]:
-        """By the record."""
-        return follow(record_of(submission.storage, submission.id), lambda: self.status(submission))
+        """By the record; what a job printed that never came to write there."""
+        heard = False
+        for text in follow(record_of(submission.storage, submission.id), lambda: self.status(submission)):
+            heard = True
+            yield text
+        if not heard:
+            yield self.printed(submission)
 
     def printed(self, submission: Submission) -> str:
         """From the supervisor's own output, which is on this machine wherever the record is."""
@@ -155,7 +166,11 @@ def _unpack(package: Package, target: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
-    package.copy_to(aside)
+    try:
+        package.copy_to(aside)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     try:
         aside.rename(target)
     except OSError:  # another submission was faster

@@ -8,6 +8,7 @@
 <storage>/submissions/<id>/nodes/<node>/ray/<file>/000001.log    logs of Ray's processes (see node_logs.py)
 """
 
+import errno
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from nml_ray.storage.atomic import json_bytes, write_bytes
 from nml_ray.storage.location import Location, locate
 from nml_ray.storage.patience import Patience
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 SUBMISSIONS = "submissions"
 SUBMISSION, STATUS, JOB = "submission.json", "status.json", "job.yaml"
 DRIVER, NODES = "driver", "nodes"
@@ -56,6 +58,8 @@ class Record:
             at.local.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(at.local, data, durable=False)
         except OSError as error:
+            if error.errno in _FULL and _write_over(at.local, data):
+                return
             raise UserError(f"cannot be written ({error.strerror})", where=str(at)) from None
 
     def write_json(self, name: str, data: Any, patience: Patience | None = None) -> None:
@@ -121,6 +125,18 @@ class Record:
         """The parts of a log, in order."""
         for name in self.names(folder):
             yield self.read(f"{folder}/{name}") or b""
+
+
+def _write_over(path: Path, data: bytes) -> bool:
+    """Write into the room that a file has already, which a full disk still takes, though not in one step; whether that
+    could be done."""
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            written = file.write(data)
+            file.truncate()
+    except OSError:
+        return False
+    return written == len(data)
 
 
 def record_of(storage: str, id: str) -> Record:

@@ -1,6 +1,7 @@
 """This machine as a cluster: the code is a copy, the job outlives who submitted it, its end shows without a record."""
 
 import os
+import resource
 import signal
 import socket
 import time
@@ -110,6 +111,30 @@ def test_environment_and_interpreter_are_the_clusters(site, tmp_path):
     until(lambda: status(submission).ended)
     said = f"two words from {script} in {site.root}"
     assert status(submission) == Status("failed", said)  # it never came to write a record
+    assert "".join(backend(submission).follow(submission)) == f"{said}\n"
+    assert backend(submission).printed(submission) == f"{said}\n"
+
+
+def test_what_cannot_be_laid_here_is_said_in_a_line(site, tmp_path):
+    package = site.package()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "nml_ray").write_text("")
+    submission = site.submission(package, *INLINE)
+    with pytest.raises(UserError, match=r"state/nml_ray: the job cannot be started \(Not a directory\)"):
+        backend(submission).submit(submission, package)
+
+
+def test_of_code_that_could_not_be_unpacked_nothing_stays(site, tmp_path):
+    package = site.package()
+    submission = site.submission(package, *INLINE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # a file grows no further, as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"state/nml_ray: the job cannot be started \(File too large\)"):
+            backend(submission).submit(submission, package)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "state" / "nml_ray" / "code").iterdir()) == []
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """The record of a submission and those who read it: on a disk, on an object store, after a death, as it grows."""
 
+import errno
 import json
 import os
 import socket
@@ -56,6 +57,20 @@ def test_files_are_kept_by_name(record):
 
 def test_a_storage_without_submissions_has_none(tmp_path):
     assert submissions_on(str(tmp_path / "nowhere")) == []
+
+
+def test_a_full_disk_still_takes_what_stands_in_the_place_of_the_old(tmp_path, monkeypatch):
+    def full(path: Path, data: bytes, *, durable: bool = True) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    record = record_of(str(tmp_path), "x")
+    record.write_json("status.json", {**BEAT.to_data(), "message": "x" * 99})
+    monkeypatch.setattr("nml_ray.cluster.record.write_bytes", full)
+    ended = replace(BEAT, state="succeeded", exit_code=0, ended=NOW)
+    record.write_json("status.json", ended.to_data())
+    assert watch.beat_of(record) == ended
+    with pytest.raises(UserError, match=r"job\.yaml: cannot be written \(No space left"):
+        record.write("job.yaml", b"new")
 
 
 def test_a_file_that_a_crash_tore_counts_as_none(tmp_path):
