@@ -20,4 +20,6 @@ def job_command(
     if "--inline" not in submission.arguments:
         job += ["--submission", submission.id, *(["--address", address] if address else [])]
     supervisor = [python, "-m", "nml_ray.cluster.supervisor", "--stop-seconds", str(stop_seconds)]
+    kind = str(submission.cluster.get("kind", ""))
+    supervisor += ["--of", submission.job, kind, submission.code, submission.submitted]
     return [*supervisor, submission.storage, submission.id, "--", *job]

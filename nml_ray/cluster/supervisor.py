@@ -1,11 +1,14 @@
 """Runs a submitted job where it was sent, and tells of it on storage while it runs.
 
-    python -m nml_ray.cluster.supervisor [--stop-seconds SECONDS] STORAGE ID -- COMMAND [ARGUMENT]...
+    python -m nml_ray.cluster.supervisor [--stop-seconds SECONDS] [--of JOB KIND CODE SUBMITTED]
+        STORAGE ID -- COMMAND [ARGUMENT]...
 
 The command runs in a session of its own. Its output is passed on as it comes, and kept in the submission's record;
 status.json there has a sign of life every ten seconds. SIGTERM (or SIGINT) is passed on to the command, which has
 SECONDS to end by itself. Trouble with the storage never stops the job. The exit code is the command's, 128 and the
 signal's number if one ended it, 127 if it could not be started, 2 if STORAGE makes no sense.
+
+Where the machine that submitted the job could not leave submission.json there, it is written with what --of tells.
 
 Started again with the same ID, it goes on with the same record as its next attempt.
 """
@@ -29,7 +32,8 @@ from typing import Any
 from nml_ray.cluster.beat import Beat, BeatState, said
 from nml_ray.cluster.fields import Unreadable
 from nml_ray.cluster.parts import Parts
-from nml_ray.cluster.record import DRIVER, NODES, STATUS, Record, record_of
+from nml_ray.cluster.record import DRIVER, NODES, STATUS, SUBMISSION, Record, record_of
+from nml_ray.cluster.submission import Submission
 from nml_ray.cluster.usage import Meter
 from nml_ray.cluster.watch import beat_of
 from nml_ray.config.errors import UserError
@@ -43,6 +47,7 @@ _BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM, signal.SIGTERM)  # the 
 _NOW = Patience(total=0)
 _AT_LAST = Patience(total=120)
 _LOCAL_PACE, _REMOTE_PACE = 0.2, 3.0  # seconds between two writes of the log
+_ALONE = 2  # beats after which the machine that submitted the job is not going to leave a record
 _REMOTE_USAGE = 6  # beats between two uploads of what was used
 _DRAIN = 2.0  # seconds for output that is still on its way when the command has ended
 _PR_SET_PDEATHSIG = 1
@@ -51,10 +56,12 @@ _PR_SET_PDEATHSIG = 1
 class Supervisor:
     """One attempt at a submitted job."""
 
-    def __init__(self, record: Record, command: Sequence[str], stop_seconds: float) -> None:
+    def __init__(
+        self, record: Record, command: Sequence[str], stop_seconds: float, submission: Submission | None = None
+    ) -> None:
         self.command = command
         self.stop_seconds = stop_seconds
-        self.teller = Teller(record)
+        self.teller = Teller(record, submission)
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = self._killed = False
 
@@ -134,8 +141,9 @@ class Supervisor:
 class Teller:
     """Keeps a record up to date from a thread of its own."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, submission: Submission | None) -> None:
         self.record = record
+        self._submission = submission
         self.stopping = False
         self.log = Parts(record, DRIVER, ".log")
         self.usage = Parts(record, f"{NODES}/{socket.gethostname()}/resources", ".jsonl")
@@ -170,7 +178,8 @@ class Teller:
             self._thread.join()
         self._beat = replace(self._beat, state=state, exit_code=code, ended=time.time())
         patience = _AT_LAST
-        for write in (self.log.flush, self.usage.flush, self._write_status):  # a reader of the end finds the whole log
+        writes = (self.log.flush, self.usage.flush, self._write_status)  # a reader of the end finds the whole log
+        for write in (*writes, self._write_submission):
             patience = patience if self._try(write, patience) else _NOW
 
     def _tell(self) -> None:
@@ -193,6 +202,8 @@ class Teller:
         if self._try(self._write_status, _NOW) and self._beats % every == 0:
             self._try(self.usage.flush, _NOW)
         self._beats += 1
+        if self._beats > _ALONE:
+            self._try(self._write_submission, _NOW)
 
     def _write_status(self, patience: Patience) -> None:
         if self._beat.attempt == 0:
@@ -202,6 +213,12 @@ class Teller:
         self._beat = replace(self._beat, state=state, message=message, heartbeat=time.time())
         self.record.write_json(STATUS, self._beat.to_data(), patience)
         self._troubled = False
+
+    def _write_submission(self, patience: Patience) -> None:
+        """What was submitted, unless the machine that did so has told it, and more."""
+        if self._submission and self.record.read(SUBMISSION, patience) is None:
+            self.record.write_json(SUBMISSION, self._submission.to_data(), patience)
+        self._submission = None
 
     def _before(self, patience: Patience) -> int:
         """The attempt before this one; 0 where there was none, or none that can be understood."""
@@ -256,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     description = (__doc__ or "").partition("\n\n")[0]
     parser = argparse.ArgumentParser("python -m nml_ray.cluster.supervisor", description=description)
     parser.add_argument("--stop-seconds", type=float, default=STOP_SECONDS, help="given to the command after SIGTERM")
+    parser.add_argument("--of", nargs=4, metavar=("JOB", "KIND", "CODE", "SUBMITTED"), help="facts of the submission")
     parser.add_argument("storage", help="path or URL")
     parser.add_argument("id", help="of the submission")
     parser.add_argument("command", nargs="+", help="after --")
@@ -265,7 +283,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"nml-ray: {error}", file=sys.stderr)
         return 2
-    return Supervisor(record, given.command, given.stop_seconds).run()
+    submission = None
+    if given.of:
+        job, kind, code, submitted = given.of
+        submission = Submission(given.id, job, {"kind": kind}, given.storage, (), code, submitted)
+    return Supervisor(record, given.command, given.stop_seconds, submission).run()
 
 
 if __name__ == "__main__":

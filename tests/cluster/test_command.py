@@ -10,7 +10,8 @@ def submission(*arguments: str) -> Submission:
 
 def test_the_supervisor_starts_the_run():
     assert job_command(submission("--set", "name=x"), "python3", stop_seconds=30) == [
-        *("python3", "-m", "nml_ray.cluster.supervisor", "--stop-seconds", "30", "/data/runs", "demo-1", "--"),
+        *("python3", "-m", "nml_ray.cluster.supervisor", "--stop-seconds", "30"),
+        *("--of", "demo", "local", "0f", "", "/data/runs", "demo-1", "--"),
         *("python3", "-m", "nml_ray", "run", "jobs/a b.yaml", "--set", "name=x", "--storage", "/data/runs"),
         *("--stop-seconds", "15", "--submission", "demo-1", "--address", "auto"),
     ]

@@ -94,8 +94,9 @@ def test_the_job_runs_under_its_supervisor_on_the_ray_of_the_allocation():
     (line,) = (one.strip() for one in script(cluster(), "--until", "heads").splitlines() if "supervisor" in one)
     words = shlex.split(line.removesuffix(" &"))
     assert words[:3] == ["python3", "-m", "nml_ray.cluster.supervisor"]
-    assert words[3:8] == ["--stop-seconds", "120", "/shared/runs", "demo-20261124-153641-k3fq", "--"]
-    assert words[8:14] == ["python3", "-m", "nml_ray", "run", "job.yaml", "--until"]
+    assert words[3:6] == ["--stop-seconds", "120", "--of"]
+    assert words[10:13] == ["/shared/runs", "demo-20261124-153641-k3fq", "--"]
+    assert words[13:19] == ["python3", "-m", "nml_ray", "run", "job.yaml", "--until"]
     assert words[-2:] == ["--address", "$address"]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from nml_ray.cluster.record import Record, record_of
 from nml_ray.cluster.usage import Meter
+from nml_ray.cluster.watch import submission_of
 from nml_ray.storage.pulse import process_started
 from tests.object_store import Bucket, Fault
 
@@ -199,6 +200,20 @@ def test_a_status_that_cannot_be_understood_is_written_anew(start, left):
     process.terminate()
     process.wait()
     assert (start.status["attempt"], start.status["state"]) == (1, "stopped")
+
+
+OF = ("--of", "some", "address", "0f", "2026-11-24T00:00:00+00:00")
+
+
+def test_what_was_submitted_is_told_where_the_machine_that_did_so_could_not(start):
+    assert start("pass", *OF).wait() == 0
+    told = submission_of(start.record)
+    assert told
+    assert (told.job, told.kind, told.code, told.submitted) == ("some", "address", "0f", OF[-1])
+    mine = {**told.to_data(), "code": "of the machine that submitted it"}
+    start.record.write_json("submission.json", mine)
+    assert start("pass", *OF).wait() == 0
+    assert start.record.read_json("submission.json")["code"] == mine["code"]
 
 
 def test_trouble_with_storage_is_said_once_and_the_job_goes_on(tmp_path):
