@@ -1,5 +1,6 @@
 """All trials of a sweep as one table, and as a few lines for the terminal."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ For `status` see `sweep.status`; `reason` says why a trial failed. `artifacts` m
 
 
 def write_table(path: Path, swept: Swept) -> None:
-    """Write every trial as a row."""
+    """Write every trial as a row; the file is there whole, or as it was before."""
     fields = list(swept.trials[0].asked.point)
     schema = pa.unify_schemas([SCHEMA, pa.schema([(name, pa.string()) for name in fields])])
-    pq.write_table(pa.Table.from_pylist([_row(trial, swept) for trial in swept.trials], schema), path)
+    aside = path.with_name(f".{path.name}.aside")
+    pq.write_table(pa.Table.from_pylist([_row(trial, swept) for trial in swept.trials], schema), aside)
+    os.replace(aside, path)
 
 
 def _row(trial: TrialOutcome, swept: Swept) -> dict[str, Any]:

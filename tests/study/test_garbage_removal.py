@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,20 +154,22 @@ def test_trials_stay_as_long_as_heads_that_may_take_them(tmp_path: Path) -> None
 def test_nothing_that_a_run_needs_goes_while_it_is_at_work(tmp_path: Path) -> None:
     from nml_ray.study.execute import execute
 
-    store, counts, over = Store(tmp_path / "runs"), list[int](), threading.Event()
+    store, over = Store(tmp_path / "runs"), threading.Event()
 
-    def remove_all() -> None:
+    def remove_all() -> list[int]:
+        counts = []
         while not over.is_set():
             if store.root.is_dir():
                 counts.append(remove(store, look(store, 0), 0).count)
+        return counts
 
-    thread = threading.Thread(target=remove_all)
-    thread.start()
-    try:
-        done = execute(job_of(tmp_path, {"search": {RATE: [1e-3, 0.1]}, "max_concurrent": 1}), quiet(), inline=True)
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as beside:
+        removal = beside.submit(remove_all)
+        try:
+            done = execute(job_of(tmp_path, {"search": {RATE: [1e-3, 0.1]}, "max_concurrent": 1}), quiet(), inline=True)
+        finally:
+            over.set()
+    counts = removal.result()
     assert not done.outcome.failures and sum(counts) == 0 and len(counts) > 3
     made = [key for key in named(store) if key[0] in ("heads", "report")]
     assert len(made) >= 3 and all(store.artifact(*key) for key in made) and len(store.digests("trial")) == 2
