@@ -11,13 +11,14 @@ from nml_ray.cluster.launcher_document import check as check_launcher_document
 from nml_ray.config.document import Document, load, plain
 from nml_ray.config.errors import UserError, nearest_name
 from nml_ray.config.override import override
+from nml_ray.config.patterns import ADDRESS, KUBERNETES_NAME, MEMORY, SLURM_TIME
 from nml_ray.config.settings import Count, Settings
 from nml_ray.config.validate import Misplaced, validate
 
-Memory = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(M|G|T)i?B?$")]
-_TIME = r"^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$"
+Memory = Annotated[str, Field(pattern=MEMORY)]
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"token|secret|password|passwd|credential|access_?key|api_?key|private_?key", re.I)
+_SECRET = re.compile(r"token|secret|password|passwd|credential|access_?key|api_?key|private_?key|(^|_)key$", re.I)
+_SIGNED_IN = re.compile(r"://[^/@\s]*:[^/@\s]+@")  # a password within a URL
 
 
 class CodeSettings(Settings):
@@ -54,10 +55,10 @@ class ClusterSettings(Settings):
     @field_validator("environment")
     @classmethod
     def _are_no_secrets(cls, environment: dict[str, str]) -> dict[str, str]:
-        for name in environment:
+        for name, value in environment.items():
             if not _VARIABLE.fullmatch(name):
                 raise ValueError(f"'{name}' is no name of an environment variable")
-            if _SECRET.search(name):
+            if _SECRET.search(name) or _SIGNED_IN.search(value):
                 raise ValueError(f"'{name}' looks like a secret: files that are kept and shown are no place for it")
         return environment
 
@@ -74,7 +75,7 @@ class AddressCluster(ClusterSettings):
 
     kind: Literal["address"]
     """A cluster that is running, by its job server."""
-    address: Annotated[str, Field(pattern=r"^https?://[^/@\s]+/?$")]
+    address: Annotated[str, Field(pattern=ADDRESS)]
     """Of the job server (Ray's dashboard), such as http://head.example.org:8265."""
     token_file: str = ""
     """File with the cluster's token, readable by you alone; RAY_AUTH_TOKEN, or Ray's own ~/.ray/auth_token, when left
@@ -126,8 +127,8 @@ class SlurmCluster(ClusterSettings):
     time: Annotated[
         str,
         BeforeValidator(lambda time: str(time) if isinstance(time, int) and not isinstance(time, bool) else time),
-        Field(pattern=_TIME),
-        WithJsonSchema({"anyOf": [{"type": "string", "pattern": _TIME}, {"type": "integer", "minimum": 1}]}),
+        Field(pattern=SLURM_TIME),
+        WithJsonSchema({"anyOf": [{"type": "string", "pattern": SLURM_TIME}, {"type": "integer", "minimum": 1}]}),
     ]
     """Limit of time, as sbatch takes it: minutes, HH:MM:SS, D-HH:MM:SS. A job that reaches it is queued again and goes
     on from its checkpoint, `restarts` times."""
@@ -171,7 +172,7 @@ class SlurmCluster(ClusterSettings):
 class Node(Settings):
     """The pods of one kind."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = "workers"
+    name: Annotated[str, Field(pattern=KUBERNETES_NAME)] = "workers"
     """Name of the group."""
     replicas: Annotated[int, Field(ge=0)] = 1
     """How many, or how many at first."""
@@ -207,7 +208,7 @@ class KubeRayCluster(ClusterSettings):
     """Kubernetes with the KubeRay operator."""
     image: str
     """Container image with Ray of this version and nml_ray's dependencies."""
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = "default"
+    namespace: Annotated[str, Field(pattern=KUBERNETES_NAME)] = "default"
     """Namespace."""
     context: str = ""
     """Context of kubectl; its current one when left out."""

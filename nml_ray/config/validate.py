@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from nml_ray.config.document import Document, KeyPath
 from nml_ray.config.errors import UserError, nearest_name
+from nml_ray.config.patterns import EXPECTED
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -123,7 +124,7 @@ def _words(model: type[BaseModel], path: KeyPath, error: Mapping[str, Any]) -> t
         bound = context.get("min_length", context.get("max_length"))
         return found, f"{'at least' if kind == 'too_short' else 'at most'} {bound} of them", ""
     if kind == "string_pattern_mismatch":
-        return found, f"text like {context['pattern']}", ""
+        return found, EXPECTED[context["pattern"]], ""
     if kind == "int_from_float":
         return found, _TYPES["int"], ""
     return found, _TYPES.get(kind.removesuffix("_type").removesuffix("_parsing"), error["msg"]), ""

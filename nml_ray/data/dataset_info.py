@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 
 from nml_ray.config.errors import UserError
+from nml_ray.config.patterns import SHA256
 from nml_ray.config.settings import Settings
 from nml_ray.storage.atomic import write_json
 from nml_ray.storage.link import Link, followed
@@ -26,7 +27,7 @@ class ShardInfo(Settings):
     """Samples in it."""
     bytes: int = Field(ge=0)
     """Size of the tar; another size means another file."""
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    digest: str = Field(pattern=SHA256)
     """sha256 over (key, content digest, label, caption) in tar order."""
     index_crc32: int = Field(ge=0, lt=2**32)
     """CRC-32 of its index file."""

@@ -10,6 +10,7 @@ from nml_ray.analysis.config import SpectrumSettings
 from nml_ray.config.document import Document, load
 from nml_ray.config.errors import UserError
 from nml_ray.config.override import override
+from nml_ray.config.patterns import NAME
 from nml_ray.config.settings import Count, Settings
 from nml_ray.config.validate import Misplaced, validate
 from nml_ray.data.config import DataSettings, NoiseSettings
@@ -166,7 +167,7 @@ class RunSettings(Settings):
 class Job(Settings):
     """A study of label noise, or any part of one: sections that are absent are not made."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    name: Annotated[str, Field(pattern=NAME, max_length=64)]
     """Name of the study's directory: small letters, digits, - and _."""
     title: str = ""
     """Heading of the report; the name when left out."""

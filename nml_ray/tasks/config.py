@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from nml_ray.config.patterns import NAME
 from nml_ray.config.settings import Count, Ratio, Seed, Settings, short_form
 from nml_ray.config.validate import Misplaced
 
 MetricName = Literal["accuracy", "mean_per_class", "macro_f1", "matthews", "pearson"]
 Domain = Literal["in_domain", "out_of_domain", "both"]
-NAME = r"[a-z0-9][a-z0-9_-]*"
 
 
 def _path_alone(data: Any) -> Any:
@@ -102,7 +102,7 @@ Ood = Annotated[OodSet, BeforeValidator(_path_alone)]
 class TaskSettings(Settings):
     """One downstream task: an encoder's features are extracted once, and heads tuned and measured on them."""
 
-    name: Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
+    name: Annotated[str, Field(pattern=NAME, max_length=64)]
     """Small letters, digits, - and _."""
     title: str = ""
     """What tables call it; the name when left out."""

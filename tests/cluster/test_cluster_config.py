@@ -43,6 +43,8 @@ def test_every_kind_reads(tmp_path, kind):
         ("kind: address\naddress: head:8265", "lab.yaml:2: address = 'head:8265'"),
         ("kind: address\naddress: http://head:8265\ntokenfile: x", "did you mean 'token_file'"),
         ("kind: local\nenvironment: {WANDB_API_KEY: abc}", "looks like a secret"),
+        ("kind: local\nenvironment: {WANDB_KEY: abc}", "looks like a secret"),
+        ("kind: local\nenvironment: {DATABASE: 'postgres://me:word@host/x'}", "looks like a secret"),
         ("kind: local\nenvironment: {'A B': abc}", "no name of an environment variable"),
         ("kind: slurm\ndirectory: /x\ntime: soon", "time = 'soon'"),
         ("kind: slurm\ndirectory: /x\ntime: -5", "time = '-5'"),

@@ -1,3 +1,6 @@
+import json
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -6,6 +9,7 @@ from pydantic import Field, model_validator
 from nml_ray.config.document import parse
 from nml_ray.config.errors import UserError
 from nml_ray.config.override import override
+from nml_ray.config.patterns import EXPECTED
 from nml_ray.config.settings import Count, Ratio, Settings
 from nml_ray.config.validate import Misplaced, validate
 
@@ -131,3 +135,13 @@ def test_the_place_of_an_override_is_the_flag() -> None:
 def test_of_several_mistakes_the_first_in_the_file_is_told_and_the_rest_counted() -> None:
     text = message("name: x\nnoise:\n  kind: a\nepochs: -1\nfoo: 1\n")
     assert text.startswith("job.yaml:3: noise.kind = 'a' (and 2 more mistakes in this file); expected one of")
+
+
+def test_every_pattern_is_told_in_words() -> None:
+    schemas = sorted((Path(__file__).parents[2] / "docs/reference").glob("*.schema.json"))
+    patterns = {
+        json.loads(f'"{found}"')
+        for path in schemas
+        for found in re.findall(r'"pattern": "((?:[^"\\\\]|\\\\.)*)"', path.read_text())
+    }
+    assert len(schemas) >= 2 and patterns and patterns <= set(EXPECTED)

@@ -196,7 +196,7 @@ def test_classes_that_do_not_fit_are_refused(pets: Path, name: str, classes: lis
         (("train: pets/train", ""), "'train' is missing"),
         (("  drawn:", "  Drawn Ones:"), "pets.yaml:7: 'Drawn Ones': names are of small letters"),
         (("metric: mean_per_class", "metric: pearson"), "pearson compares numbers, which have no classes to match"),
-        (("name: pets", "name: my pets"), "pets.yaml:2: name = 'my pets'; expected text like"),
+        (("name: pets", "name: my pets"), "pets.yaml:2: name = 'my pets'; expected small letters, digits, - and _"),
         (("classes: {plush: [cat, dog]}", "classes: nowhere.yaml"), "task pets, ood.toys.classes: there is no file"),
     ],
 )
