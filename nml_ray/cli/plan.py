@@ -85,11 +85,13 @@ def _on_cluster(
     else:
         lines += _stages(settings, fitting.planned, "to do" if fitting.certain else "unknown")
         lines += _feeding(settings, feed, data)
+    for line in lines:  # what is known stays on the screen though the cluster does not answer
+        click.echo(line)
     found, misfits = fitting.room()
     disk = fitting.refuse_disk()
     told = [*(f"cluster: {line}" for line in prepared.backend.check()), *found, *told, *disk]
     told += [*reckoned(fitting, feed, data, gpu), *(f"warning: {line}" for line in fitting.warnings)]
-    return _tell([*lines, *filter(None, told)], wrong | misfits)
+    return _tell(list(filter(None, told)), wrong | misfits)
 
 
 def _stages(job: "Job", planned: "Mapping[str, Planned]", to_do: str = "to do") -> Iterator[str]:

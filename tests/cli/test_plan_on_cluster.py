@@ -97,7 +97,8 @@ def test_a_processor_has_no_gpu_hours_and_its_disk_is_looked_at(code, capsys) ->
 
 def test_a_cluster_that_does_not_answer_is_refused(code, capsys) -> None:
     (code / "lab.yaml").write_text("{kind: address, address: 'http://127.0.0.1:9', storage: /far/runs}")
-    status, _, errors = planned(capsys, "demo")
+    status, known, errors = planned(capsys, "demo")
+    assert "17 stages: " in known
     assert status == 2 and "http://127.0.0.1:9: nothing listens there" in errors and errors.count("\n") == 1
 
 
