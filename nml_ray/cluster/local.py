@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from nml_ray.cluster import registry
+from nml_ray.cluster import drain, registry
 from nml_ray.cluster.beat import said
 from nml_ray.cluster.command import job_command
 from nml_ray.cluster.config import LocalCluster
@@ -65,7 +65,7 @@ class Cluster:
         _remove_old_code()
         code = self._code(package.digest)
         _unpack(package, code)
-        directory = _state() / "jobs" / submission.id
+        directory = _directory(submission.id)
         directory.mkdir(parents=True, mode=0o700)
         with open(directory / OUTPUT, "wb") as output:
             process = subprocess.Popen(
@@ -77,15 +77,11 @@ class Cluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return {
-            "host": socket.gethostname(),
-            "pid": str(process.pid),
-            "process": str(process_started(process.pid)),
-            "directory": str(directory),
-        }
+        return _handle(submission.id, process.pid)
 
     def status(self, submission: Submission) -> Status | None:
         """By the process and the record that it keeps; None on another machine."""
+        submission = _found(submission)
         if submission.handle.get("host") != socket.gethostname():
             return None
         running = _runs(submission)
@@ -124,7 +120,8 @@ class Cluster:
 
     def stop(self, submission: Submission) -> None:
         """Have the supervisor stop it."""
-        if (host := submission.handle.get("host", "")) != socket.gethostname():
+        submission = _found(submission)
+        if (host := submission.handle.get("host", "another machine")) != socket.gethostname():
             raise UserError(f"runs on {host}", where=submission.id, expected="`nml-ray stop` on that machine")
         if _runs(submission):
             (Path(submission.handle["directory"]) / STOPPED).touch()
@@ -152,6 +149,23 @@ class Cluster:
 
 def _state() -> Path:
     return registry.directory().parent
+
+
+def _directory(id: str) -> Path:
+    return _state() / "jobs" / id
+
+
+def _handle(id: str, pid: int) -> Mapping[str, str]:
+    process, directory = str(process_started(pid)), str(_directory(id))
+    return {"host": socket.gethostname(), "pid": str(pid), "process": process, "directory": directory}
+
+
+def _found(submission: Submission) -> Submission:
+    """With its supervisor, where that came to run and its number was not kept: sending was broken off."""
+    if "host" in submission.handle or not _directory(submission.id).is_dir():
+        return submission
+    pids = drain.supervisors(submission.id)
+    return replace(submission, handle=_handle(submission.id, pids[0])) if pids else submission
 
 
 def _runs(submission: Submission) -> bool:

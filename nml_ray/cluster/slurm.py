@@ -85,7 +85,7 @@ class Cluster:
 
     def status(self, submission: Submission) -> Status | None:
         """How the job stands, by Slurm; what the batch script left says more once it has ended."""
-        job = submission.handle.get("job")
+        job = _job(submission)
         status = tools.job_status(job) if job else None
         if status is None or not status.ended:
             return status
@@ -130,7 +130,9 @@ class Cluster:
 
     def stop(self, submission: Submission) -> None:
         """Take a waiting job from the queue; have a running one end after its checkpoint."""
-        job = submission.handle["job"]
+        job = _job(submission)
+        if not job:
+            raise UserError("Slurm knows no job of this name", where=submission.id)
         try:
             (self._files(submission) / script.STOP).touch(mode=0o600)  # it must not be queued again
         except OSError as error:
@@ -243,3 +245,8 @@ class Cluster:
                 expected=f"one of yours: {', '.join(known)}",
                 nearest=nearest_name(self.cluster.account, known),
             )
+
+
+def _job(submission: Submission) -> str:
+    """Its number; by its name where sbatch's answer never came back, "" where Slurm knows no such name."""
+    return submission.handle.get("job") or tools.job_named(submission.id)

@@ -172,6 +172,12 @@ def job_status(job: str) -> Status | None:
     return parse_account(lines[-1]) if lines else None
 
 
+def job_named(name: str) -> str:
+    """The number of a job of that name that the controller knows; "" if it knows none."""
+    numbers = call("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%A").split()
+    return numbers[-1] if numbers else ""
+
+
 def parse_job(text: str) -> Status:
     """The line of `scontrol --oneliner show job`."""
     patterns = (r"\bJobId=(\d+)", r"\bJobState=(\S+)", r"\bReason=(\S+)", r"\bExitCode=(\d+):(\d+)")

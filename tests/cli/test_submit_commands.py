@@ -17,6 +17,7 @@ from nml_ray.cluster import registry
 from nml_ray.cluster.ask import sender
 from nml_ray.cluster.record import record_of
 from nml_ray.cluster.submission import Submission
+from nml_ray.storage.patience import Patience
 from nml_ray.storage.pulse import process_started
 from tests.submitted import begun, code_directory, nml_ray, until
 
@@ -249,6 +250,15 @@ def test_stop_says_what_became_of_what_was_not_sent(code, capfd):
     registry.remember(replace(one, handle={**one.handle, "process": "1"}))
     assert said(capfd, "stop", "tiny-1") == (0, "tiny-1 was not sent: there is nothing to stop\n", "")
     registry.forget("tiny-1")
+
+
+@pytest.mark.parametrize("command", ["list", "status x", "logs x", "logs -f x", "stop x"])
+def test_storage_that_does_not_answer_is_told_of_soon(code, capfd, monkeypatch, command):
+    monkeypatch.setattr("nml_ray.cli.submissions.PLANNING", Patience(total=0.1))  # unlike minutes for a job at work
+    storage = "s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http"
+    status, output, errors = said(capfd, *command.split(), "--storage", storage)
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert "cannot be reached" in errors
 
 
 def test_nothing_submitted_is_said(code, capfd, tmp_path):

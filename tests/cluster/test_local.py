@@ -148,6 +148,15 @@ def test_stop_ends_a_job_and_a_second_stop_does_nothing(site):
     backend(submission).stop(submission)
 
 
+def test_a_job_is_found_whose_sending_was_broken_off_as_it_began(site):
+    submission = site.submit()
+    broken_off = replace(submission, handle={"sender": "1"})
+    assert status(broken_off).state == "running"
+    backend(broken_off).stop(broken_off)
+    until(lambda: status(submission).ended)
+    assert status(submission).state == "stopped"
+
+
 def test_a_job_can_be_stopped_before_it_begins(site):
     submission = site.submit()
     backend(submission).stop(submission)

@@ -113,6 +113,17 @@ def test_a_job_runs_and_leaves_nothing(cluster, tmp_path):
     leaves_nothing(submission)
 
 
+def test_a_job_whose_number_never_came_back_is_found_by_its_name(cluster, tmp_path):
+    own = cluster()
+    submission = submit(own, tmp_path, "sleep 300")
+    unnumbered = replace(submission, handle={"sender": "1"})
+    assert own.status(unnumbered) is not None
+    own.stop(unnumbered)
+    wait_until(lambda: own.status(submission).ended, "the end")
+    assert own.status(replace(unnumbered, id="demo-none")) is None
+    leaves_nothing(submission)
+
+
 def test_the_token_is_for_its_owner_alone_and_told_nowhere(cluster, tmp_path):
     own = cluster()
     submission = submit(own, tmp_path, "env")
