@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nml_ray.config.terminal import plain
+
 if TYPE_CHECKING:
     from nml_ray.cluster.backend import Backend
 
@@ -56,7 +58,7 @@ def status(cluster: str) -> None:
       nml-ray cluster status cluster/lab.yaml
     """
     for line in _backend(cluster).check():
-        click.echo(line)
+        click.echo(plain(line))
 
 
 @cluster.command()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nml_ray.cli.options import job_options, read_job_of
+from nml_ray.config.terminal import plain
 from nml_ray.storage.patience import PLANNING, at_most
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _on_cluster(
         lines += _stages(settings, fitting.planned, "to do" if fitting.certain else "unknown")
         lines += _feeding(settings, feed, data)
     for line in lines:  # what is known stays on the screen though the cluster does not answer
-        click.echo(line)
+        click.echo(plain(line))
     found, misfits = fitting.room()
     disk = fitting.refuse_disk()
     told = [*(f"cluster: {line}" for line in prepared.backend.check()), *found, *told, *disk]
@@ -123,7 +124,7 @@ def _feeding(job: "Job", feed: "Feed | None", data: Any) -> Iterator[str]:
 
 def _tell(lines: list[str], wrong: Mapping[str, str]) -> int:
     for line in lines:
-        click.echo(line)
+        click.echo(plain(line))
     for name, mistake in wrong.items():
         click.echo(f"nml-ray: trial {name}: {mistake}", err=True)
     return 2 if wrong else 0

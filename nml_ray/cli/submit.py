@@ -2,6 +2,8 @@
 
 import click
 
+from nml_ray.config.terminal import plain
+
 
 @click.command()
 @click.argument("job", metavar="JOB")
@@ -58,7 +60,7 @@ def submit(
         prepared.backend.check()
         warnings, wrong = refuse_misfit(prepared)
     for line in [*warnings, *(f"trial {name} will fail: {mistake}" for name, mistake in wrong.items())]:
-        click.echo(f"nml-ray: {line}", err=True)
+        click.echo(f"nml-ray: {plain(line)}", err=True)
     id = prepared.submission.id
     try:
         submission, forgotten = send(prepared)
