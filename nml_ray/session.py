@@ -26,6 +26,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.node_watch import NodeWatch
 from nml_ray.quiet import END
 from nml_ray.reaper import MARK
+from nml_ray.token_check import refuse_token
 
 SETTINGS: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -150,7 +151,7 @@ def join(address: str, say: Callable[[str], None] = lambda line: None) -> None:
         say: hears of nodes that come and that are lost, in a thread of its own.
 
     Raises:
-        UserError: there is none, it refuses, or it runs another Ray or Python.
+        UserError: there is none, it refuses, or its token is not here, or it runs another Ray or Python.
     """
     global _joined, _watch, _quiet
     with _lock:
@@ -163,6 +164,7 @@ def join(address: str, say: Callable[[str], None] = lambda line: None) -> None:
 
         try:
             _knock(address)
+            refuse_token(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
             _quiet = _start_quiet()
             with _own_handler():
                 ray.init(

@@ -80,9 +80,9 @@ print("still", file=sys.stderr)
 """
 
 
-def start(head: Head, code: str, *arguments: str) -> subprocess.Popen[str]:
+def start(head: Head, code: str, *arguments: str, **token: str) -> subprocess.Popen[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = {**kept, "RAY_AUTH_TOKEN_PATH": str(head.token_file), "RAY_AUTH_MODE": "token"}
+    environment = {**kept, **(token or {"RAY_AUTH_TOKEN_PATH": str(head.token_file), "RAY_AUTH_MODE": "token"})}
     command, pipe = [sys.executable, "-c", code, head.gcs, *arguments], subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
@@ -100,6 +100,22 @@ def test_a_joined_cluster_is_quiet(head):
     _, errors = process.communicate("\n")
     assert process.returncode == 0
     assert sorted(errors.splitlines()) == ["after Ray", "error of Python", "error of a library"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ({}, "asks for a token, and none is at hand"),
+        ({"RAY_AUTH_TOKEN": "ab" * 32}, "refuses the token of RAY_AUTH_TOKEN"),
+    ],
+)
+def test_a_token_that_is_not_there_or_not_right_is_one_line(head, tmp_path, token, words):
+    out, errors = start(head, JOIN, HOME=str(tmp_path), **token).communicate()
+    (line,) = out.splitlines()
+    assert line.startswith(f"the Ray cluster at '{head.gcs}' {words}; expected its token in RAY_AUTH_TOKEN, or ")
+    assert "ab" * 32 not in line
+    assert errors == "still\n"
 
 
 @pytest.mark.ray
