@@ -1,7 +1,8 @@
 """Whether a cluster that runs takes this process's token, asked at once: Ray itself tries for 20 s, and then says only
 that it failed to connect."""
 
-from nml_ray.cluster.auth_token import find_token
+import os
+
 from nml_ray.config.errors import UserError
 
 _ASKED = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # answers who may connect, and changes nothing
@@ -32,8 +33,8 @@ def refuse_token(address: str) -> None:
             return
     found = "asks for a token, and none is at hand"
     if sent:
-        token = find_token()
-        found = f"refuses the token of {token.source if token else 'this process'}"
+        named = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+        found = f"refuses the token of {'RAY_AUTH_TOKEN' if os.environ.get('RAY_AUTH_TOKEN') else named}"
     raise UserError(
         f"the Ray cluster at '{address}' {found}",
         expected="its token in RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH with the name of a file that holds it",
