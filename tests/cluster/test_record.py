@@ -162,7 +162,7 @@ def test_nobody_waits_for_a_storage_that_is_not_well(tmp_path, monkeypatch):
     log.add(b"01234")
     with pytest.raises(UserError, match="cannot be written"):
         log.flush()
-    waits = []
+    waits: list[float | None] = []
     monkeypatch.setattr(log._lock, "wait", waits.append)
     log.add(b"56789abcde")
     assert waits == []
