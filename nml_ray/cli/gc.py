@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Only what has not changed for so many days.",
 )
+@click.option("--earlier-runs", "earlier", is_flag=True, help="Also what only earlier runs of a study refer to.")
 @click.option("--submissions", is_flag=True, help="Also the records and logs of submitted jobs that have ended.")
-def gc(storage: str, really: bool, days: float, submissions: bool) -> int:
+def gc(storage: str, really: bool, days: float, earlier: bool, submissions: bool) -> int:
     """List the artifacts that no study of a storage refers to, and remove them with --remove.
 
-    A study refers to what its last run planned, finished or not, and to all that this was made from. Remove a study's
+    A study refers to what its last run planned, finished or not, and to all that this was made from. What earlier runs
+    had planned, of this or another job of that name, is told of, and goes only with --earlier-runs. Remove a study's
     directory below STORAGE/studies, and what only that study referred to is listed here. Also listed: attempts that
     lost and checkpoints that were left within artifacts that stay, and Ray's own files of runs that have ended.
 
@@ -56,7 +58,7 @@ def gc(storage: str, really: bool, days: float, submissions: bool) -> int:
     if not store.root.is_dir():
         raise UserError(f"no directory '{storage}'", where="--storage", expected="the storage of runs, or its URL")
     with at_most(PLANNING):
-        going, of_ray = look(store, days), ray_directories(store, now, days)
+        going, of_ray = look(store, days, earlier), ray_directories(store, now, days)
         records = _ended(storage, now, days) if submissions else []
     for line in _lines(going, of_ray, records, now):
         click.echo(line)
@@ -67,7 +69,7 @@ def gc(storage: str, really: bool, days: float, submissions: bool) -> int:
         end = "; nothing was removed, --remove does it" if count else ""
         click.echo(f"{count} to remove, {size_text(size)}{end}")
         return 0
-    done = remove(store, going, days)
+    done = remove(store, going, days, earlier=earlier)
     remove_directories(of_ray, done)
     for record in records:
         record.remove()
@@ -87,8 +89,13 @@ def _lines(going: "Garbage", of_ray: Sequence["Directory"], records: Sequence["R
         changed = max(one.files[name].changed for name in one.leftovers)
         rows.append((f"{one.kind}/{one.digest}", size, changed, f"{len(one.leftovers)} files left within"))
     rows += [(f"ray/{one.path.name}", one.size, one.changed, "Ray's own") for one in of_ray]
+    from nml_ray.storage.shard_cache import size_text
+
     lines = [_row(*row, now) for row in rows]
     lines += [f"submissions/{record.location.name}  ended" for record in records]
+    if going.earlier:
+        count, freed = len(going.earlier), size_text(sum(one.size for one in going.earlier))
+        lines.append(f"{count} more, {freed}, that only earlier runs of a study refer to: --earlier-runs")
     if going.untold:
         first, more = going.untold[0][1], len(going.untold) - 1
         others = f" and {more} more" if more else ""

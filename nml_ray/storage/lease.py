@@ -77,14 +77,14 @@ class Lease:
         """Give the lease back; nothing happens to one that another has taken over. What cannot be removed expires."""
         self._released.set()
         self._thread.join()
-        with suppress(OSError, UserError), _locked(self.directory):
+        with suppress(OSError, UserError), locked(self.directory):
             found = holder(self.directory)
             if found and found.owner == self.owner:
                 (self.directory / LEASE).unlink()
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT):
-            with suppress(OSError, UserError), _locked(self.directory):  # of the storage: the work goes on
+            with suppress(OSError, UserError), locked(self.directory):  # of the storage: the work goes on
                 found = holder(self.directory)
                 if found is None or found.owner != self.owner:
                     return
@@ -100,7 +100,7 @@ def take(directory: Path, pulse: Pulse = PULSE) -> Lease | None:
     Raises:
         UserError: the storage refuses.
     """
-    with _locked(directory, make=True) as lock:
+    with locked(directory, make=True) as lock:
         found = holder(directory)
         if found and not found.silent(str(directory), pulse) and _age(directory, lock) < STALE:
             return None
@@ -139,14 +139,14 @@ def _write(directory: Path, owner: str) -> None:
 
 def discard(directory: Path) -> None:
     """Remove the directory of an artifact if it holds nothing, not even a lease."""
-    with suppress(OSError), _locked(directory):
+    with suppress(OSError), locked(directory):
         if os.listdir(directory) == [_LOCK]:
             (directory / _LOCK).unlink()
             directory.rmdir()  # not if somebody makes the lock anew meanwhile
 
 
 @contextmanager
-def _locked(directory: Path, make: bool = False) -> Iterator[int]:
+def locked(directory: Path, make: bool = False) -> Iterator[int]:
     """The lock of a directory that may be discarded at any time; `make`: it is made anew then. Gives its descriptor."""
     path = directory / _LOCK
     while True:

@@ -25,6 +25,7 @@ from nml_ray.config.errors import UserError
 from nml_ray.storage import remote
 from nml_ray.storage.atomic import json_bytes, write_bytes, write_json
 from nml_ray.storage.bundle import FOLDER, HELD, Bundles, Entry, bring, files_json, parse_files
+from nml_ray.storage.lease import LEASE
 from nml_ray.storage.mirror import Mirror, mirror_at, mirror_of
 from nml_ray.storage.names import flaw_of
 from nml_ray.storage.patience import Patience
@@ -187,6 +188,7 @@ def publish_directory(directory: Path) -> None:
     if mirror is None:
         return
     files = [file for file in directory.rglob("*") if file.is_file() and not file.is_symlink()]
+    files = [file for file in files if not file.name.startswith(".") and file.name != LEASE]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda file: remote.upload(file, mirror.at(file)), files))
 

@@ -11,12 +11,13 @@ from nml_ray.data.files import files_of
 from nml_ray.pretrain.audit import AuditedRun
 from nml_ray.storage.artifact import Artifact, Store
 from nml_ray.storage.link import followed
-from nml_ray.study.execute import GIVEN, JOB, plan_job, read_run
+from nml_ray.study.execute import JOB, plan_job, read_run
 from nml_ray.study.expand import given_stage
 from nml_ray.study.listing import read_stages
 from nml_ray.study.sources import dataset_identity
 from nml_ray.study.stage import digests
 from nml_ray.study.sweep_table import TABLE, artifacts_of
+from nml_ray.study.version import links_of
 
 KIND = "pretrain"
 
@@ -36,8 +37,9 @@ def runs_of_study(directory: Path) -> StudyRuns:
         UserError: its job or data cannot be read, or it pre-trains nothing.
     """
     job = read_run(directory)
+    links = links_of(directory, job.model_dump(mode="json"))
     if job.sweep:
-        return _runs_of_sweep(directory)
+        return _runs_of_sweep(directory, links)
     planned = {name: one for name, one in plan_job(job)[1].items() if one.stage.kind == KIND}
     if not planned:
         raise UserError(f"study '{job.name}' pre-trains nothing", where="RUN", expected="a study with pre-training")
@@ -48,7 +50,7 @@ def runs_of_study(directory: Path) -> StudyRuns:
         left = made[name].digest if name in made else one.digest
         artifact = store.artifact(KIND, left) or store.artifact(KIND, one.digest)
         if artifact:
-            found.runs.append(_audited(artifact, store, directory / GIVEN))
+            found.runs.append(_audited(artifact, store, links))
         else:
             found.unfinished.append(name)
     arms = list(dict.fromkeys(_arm(run) for run in found.runs))
@@ -56,7 +58,7 @@ def runs_of_study(directory: Path) -> StudyRuns:
     return found
 
 
-def _runs_of_sweep(directory: Path) -> StudyRuns:
+def _runs_of_sweep(directory: Path, links: Path) -> StudyRuns:
     """What the trials of a sweep have trained, each once."""
     table, store = directory / TABLE, Store(directory.parent.parent)
     if not table.exists():
@@ -64,7 +66,7 @@ def _runs_of_sweep(directory: Path) -> StudyRuns:
     found = StudyRuns()
     for digest in artifacts_of(table, KIND):
         if artifact := store.artifact(KIND, digest):
-            found.runs.append(_audited(artifact, store, directory / GIVEN))
+            found.runs.append(_audited(artifact, store, links))
         else:
             found.unfinished.append(f"{KIND}/{digest}")
     return found

@@ -12,7 +12,6 @@ import yaml
 from nml_ray.config.errors import UserError
 from nml_ray.storage import remote
 from nml_ray.storage.artifact import Store
-from nml_ray.storage.atomic import write_bytes
 from nml_ray.storage.location import Location, locate
 from nml_ray.storage.mirror import mirror_at, mirror_of, working_root
 from nml_ray.storage.twin import bring_directory, publish_directory, tell
@@ -26,12 +25,12 @@ from nml_ray.study.plan import Planned, plan
 from nml_ray.study.runner import Outcome, run
 from nml_ray.study.stage import digests
 from nml_ray.study.task import Context
+from nml_ray.study.version import Version, running
 
 STUDIES = "studies"
 REPORT = "report.html"
 HEADLINE = "headline.txt"
 JOB = "job.yaml"
-GIVEN = "given"  # links to the data that the user gave
 
 
 @dataclass(frozen=True)
@@ -167,16 +166,19 @@ def execute(job: Job, display: Display, *, target: str = "", inline: bool = Fals
     if job.sweep and target:
         raise UserError("a sweep has no single stage", where="--until", expected="a job without 'sweep'")
     known = None if job.sweep else plan_job(job, target)
-    write_job(job, directory)
-    tell(directory / JOB)
+    version = Version(directory, job.model_dump(mode="json"), job_text(job))
     set_threads(job, inline)
     ray = (lambda: _start_ray(job, address, display), _stop_ray, lambda: _nodes(job, address, display))
     context = Context(store_of(job), inline, job.threads, job.run, *ray)
-    if known is None:
-        done = _run_sweep(job, context, display, directory)
-    else:
-        done = Run(directory, _run_plan(*known, context, display, directory, bool(job.tasks)))
-    publish_directory(directory)
+    with running(context.store, version) as others:
+        for other in others:
+            display.say(f"another job called '{job.name}' is running ({other}): this one takes over {directory}")
+        if known is None:
+            done = _run_sweep(job, context, display, version)
+        else:
+            outcome = _run_plan(*known, context, display, version, bool(job.tasks))
+            done = Run(_place(version), outcome)
+        publish_directory(directory)
     return done
 
 
@@ -185,37 +187,43 @@ def _run_plan(
     planned: Mapping[str, Planned],
     context: Context,
     display: Display,
-    directory: Path,
+    version: Version,
     tasks: bool,
 ) -> Outcome:
     """Make the stages; with `tasks`, a mistake in the data of one leaves the others to their end and their report."""
     one_by_one = ("extract", "spectrum", "heads") if tasks else ()
-    with listed(directory) as listing:
+    with listed(version.directory, version) as listing:
         listing.begin(planned)
-        outcome = run(planned, context, display, study.given, directory / GIVEN, one_by_one, listing.heard)
+        tell(version.directory / JOB)
+        outcome = run(planned, context, display, study.given, version.links, one_by_one, listing.heard)
         if "report" in outcome.left_out and (rest := without_tasks(study, {*outcome.failures, *outcome.left_out})):
             del outcome.left_out["report"]
             listing.begin(plan := plan_study(rest, context.store))
-            outcome.add(run(plan, context, display, rest.given, directory / GIVEN, heard=listing.heard))
-    _copy_report(directory, outcome)
+            outcome.add(run(plan, context, display, rest.given, version.links, heard=listing.heard))
+    _copy_report(_place(version), outcome)
     return outcome
 
 
-def _run_sweep(job: Job, context: Context, display: Display, directory: Path) -> Run:
+def _place(version: Version) -> Path:
+    """Where what a job leaves beside its list goes: to the study's own files unless another job has taken those."""
+    return version.directory if version.latest else version.place
+
+
+def _run_sweep(job: Job, context: Context, display: Display, version: Version) -> Run:
     """All trials, their table, and the best one as a study of its own."""
     from nml_ray.study.sweep import best_study, failures, sweep
     from nml_ray.study.sweep_table import TABLE, summary, write_table
 
-    with listed(directory) as listing:
-        swept = sweep(job, context, display, directory / GIVEN, listing)
-    table = directory / TABLE
+    with listed(version.directory, version) as listing:
+        swept = sweep(job, context, display, version.links, listing)
+    table = _place(version) / TABLE
     write_table(table, swept)
     tell(table)  # before stages.json is of the best alone
     outcome = Outcome()
     if best := best_study(job, swept):
-        outcome = _run_plan(best, plan_study(best, context.store), context, display, directory, bool(job.tasks))
+        outcome = _run_plan(best, plan_study(best, context.store), context, display, version, bool(job.tasks))
     outcome.failures.update(failures(swept))
-    return Run(directory, outcome, tuple(summary(swept, table)))
+    return Run(table.parent, outcome, tuple(summary(swept, table)))
 
 
 def set_threads(job: Job, inline: bool) -> None:
@@ -227,11 +235,9 @@ def set_threads(job: Job, inline: bool) -> None:
         os.environ["OMP_NUM_THREADS"] = str(job.threads)
 
 
-def write_job(job: Job, directory: Path) -> None:
-    """Write the job as it was understood, all defaults filled in."""
-    directory.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_bytes(directory / JOB, text.encode())
+def job_text(job: Job) -> bytes:
+    """The job as it was understood, all defaults filled in."""
+    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
 
 
 def _start_ray(job: Job, address: str, display: Display) -> None:

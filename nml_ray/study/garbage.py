@@ -76,12 +76,14 @@ class Garbage:
     Attributes:
         artifacts: no job refers to them.
         leftovers: artifacts that stay, with files that they do not need.
+        earlier: artifacts that stay as only earlier runs of a study refer to them.
         untold: heads that a study plans and nobody knows the trials of: no trial goes while there are such.
     """
 
     artifacts: tuple[Found, ...]
     leftovers: tuple[Found, ...]
     untold: tuple[Key, ...] = ()
+    earlier: tuple[Found, ...] = ()
 
 
 def garbage(found: Iterable[Found], named: Iterable[Key], now: float, days: float = 0) -> Garbage:

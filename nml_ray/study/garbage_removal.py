@@ -34,17 +34,30 @@ class Removed:
     stayed: dict[str, str] = field(default_factory=dict)
 
 
-def look(store: Store, days: float) -> Garbage:
+def look(store: Store, days: float, earlier: bool = False) -> Garbage:
     """What of a storage may be removed, having been left alone for so many days.
+
+    Args:
+        store: which.
+        days: how many.
+        earlier: also what only earlier runs of a study refer to.
 
     Raises:
         UserError: it cannot be reached, or a study cannot be read.
     """
     found = scan(store)
-    return garbage(found, named(store), time.time(), days)
+    now = time.time()
+    without = garbage(found, named(store, earlier=False), now, days)
+    if earlier:
+        return without
+    going = garbage(found, named(store), now, days)
+    kept = {one.key for one in without.artifacts} - {one.key for one in going.artifacts}
+    return replace(going, earlier=tuple(one for one in without.artifacts if one.key in kept))
 
 
-def remove(store: Store, going: Garbage, days: float, hidden: Callable[[], None] = lambda: None) -> Removed:
+def remove(
+    store: Store, going: Garbage, days: float, hidden: Callable[[], None] = lambda: None, earlier: bool = False
+) -> Removed:
     """Remove garbage that was found.
 
     Args:
@@ -52,11 +65,12 @@ def remove(store: Store, going: Garbage, days: float, hidden: Callable[[], None]
         going: what `look` found.
         days: as there.
         hidden: called each time that artifacts have been hidden.
+        earlier: as there.
 
     Raises:
         UserError: the storage cannot be reached, or a study cannot be read; what is hidden then is taken back.
     """
-    done, work = Removed(), _Work(store, days, hidden)
+    done, work = Removed(), _Work(store, days, hidden, earlier)
     for first in range(0, len(going.artifacts), BATCH):
         work.remove(going.artifacts[first : first + BATCH], done)
     for one in going.leftovers:
@@ -78,8 +92,8 @@ def remove_directories(directories: Sequence[Directory], done: Removed) -> None:
 class _Work:
     """Removes artifacts, some at once."""
 
-    def __init__(self, store: Store, days: float, hidden: Callable[[], None]) -> None:
-        self.store, self.days, self.hidden = store, days, hidden
+    def __init__(self, store: Store, days: float, hidden: Callable[[], None], earlier: bool) -> None:
+        self.store, self.days, self.hidden, self.earlier = store, days, hidden, earlier
         self.known: list[Found] = []  # by the last look
 
     def remove(self, some: Sequence[Found], done: Removed) -> None:
@@ -131,7 +145,8 @@ class _Work:
             came = set(now[one.key].files) - set(one.files) if one.key in now else set()
             if not any(name.startswith("attempt-") or name == RECORD for name in came):
                 now[one.key] = replace(one, held=False)  # our own lease and hiding count for nothing
-        return {one.key for one in garbage(now.values(), named(self.store), time.time(), self.days).artifacts}
+        wanted = named(self.store, not self.earlier)
+        return {one.key for one in garbage(now.values(), wanted, time.time(), self.days).artifacts}
 
 
 def _remove_leftovers(store: Store, one: Found, done: Removed) -> None:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nml_ray.config.errors import UserError
-from nml_ray.storage import remote, twin
+from nml_ray.storage import lease, remote, twin
 from nml_ray.storage.artifact import Store
 from nml_ray.storage.atomic import read_json
 from nml_ray.storage.bundle import FOLDER, parse_files
@@ -23,6 +23,7 @@ from nml_ray.storage.record import RECORD, checked
 from nml_ray.study.execute import STUDIES
 from nml_ray.study.garbage import DAY, ORDER, File, Found, Key, leftover_names
 from nml_ray.study.listing import STAGES, read_stages
+from nml_ray.study.version import HISTORY, VERSION, names_of, versions_in
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 _RAY = re.compile(r"(?:sweep-)?([a-z]+)-([0-9a-f]{16})-attempt-")
@@ -55,25 +56,32 @@ def scan(store: Store, known: Iterable[Found] = ()) -> list[Found]:
         return list(pool.map(lambda one: _found(store, one[0], one[1], before.get(one[0])), listed(store)))
 
 
-def named(store: Store) -> set[Key]:
+def named(store: Store, earlier: bool = True) -> set[Key]:
     """The artifacts that studies name: in stages.json, and of sweeps the tables of trials.
+
+    Args:
+        store: where they lie.
+        earlier: also those that only earlier runs of a study named; what runs counts in any case.
 
     Raises:
         UserError: a study cannot be read, so that nobody knows what it names.
     """
     if store.mirror is None:
-        return _named_in(store.root / STUDIES)
+        return _named_in(store.root / STUDIES, earlier)
     with TemporaryDirectory(prefix="nml-ray-") as folder:
         _bring(store.mirror, store.root / STUDIES, Path(folder))
-        return _named_in(Path(folder))
+        return _named_in(Path(folder), earlier)
 
 
-def _named_in(studies: Path) -> set[Key]:
+def _named_in(studies: Path, earlier: bool) -> set[Key]:
     found = set[Key]()
     for directory in sorted(path for path in studies.glob("*") if path.is_dir()):
         stages = read_stages(directory, f"{STUDIES}/{directory.name}/{STAGES}") or {}
         found |= {(entry.kind, entry.digest) for entry in stages.values() if entry.digest}
         found |= _tried(directory)
+        for place in versions_in(directory):
+            if earlier or lease.held(place):
+                found |= {_key(name) for name in names_of(place, f"{STUDIES}/{place.relative_to(studies)}/{VERSION}")}
     return found
 
 
@@ -213,15 +221,19 @@ def _bring(mirror: Mirror, studies: Path, target: Path) -> None:
     """What the studies on an object store name, to a directory of its own."""
     from nml_ray.study.sweep_table import TABLE
 
-    def bring(study: str, name: str) -> None:
+    def bring(one: remote.Object) -> None:
+        (target / one.name).parent.mkdir(parents=True, exist_ok=True)
         with suppress(remote.NotThere):
-            remote.download(mirror.at(studies / study / name), target / study / name)
+            remote.download(mirror.at(studies / one.name), target / one.name)
+            os.utime(target / one.name, (0, one.modified / 1e9))  # of a lease it tells
 
-    names = remote.names(mirror.at(studies))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for study in names:
-            (target / study).mkdir()
-        list(pool.map(lambda one: bring(*one), [(study, name) for study in names for name in (STAGES, TABLE)]))
+    with ThreadPoolExecutor(_THREADS) as pool, suppress(remote.NotThere):
+        found = [(one, one.name.split("/")) for one in remote.objects(mirror.at(studies))]
+        list(pool.map(bring, [one for one, (_, *below) in found if below in ([STAGES], [TABLE]) or _of_version(below)]))
+
+
+def _of_version(below: list[str]) -> bool:
+    return len(below) == 3 and below[0] == HISTORY and below[2] in (VERSION, LEASE)
 
 
 def _unreadable(study: str, name: str, error: Exception) -> UserError:

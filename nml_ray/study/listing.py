@@ -18,7 +18,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +32,10 @@ from nml_ray.study.plan import Planned
 
 if TYPE_CHECKING:
     from nml_ray.study.runner import Outcome
+    from nml_ray.study.version import Version
 
 STAGES, EARLIER = "stages.json", "earlier"
-_PATH = re.compile(r"\.\./\.\./[a-z_]+/[0-9a-z]+/attempt-[0-9a-f-]+|given(/(?!\.\.?(/|$))[^/]+)+")
+_PATH = re.compile(r"\.\./\.\./[a-z_]+/[0-9a-z]+/attempt-[0-9a-f-]+|(history/[0-9a-f]+/)?given(/(?!\.\.?(/|$))[^/]+)+")
 _REST = 20  # of the time, one part may go into writing the file
 
 
@@ -51,8 +52,8 @@ class Entry:
 class Listing:
     """The file while a run keeps it up to date; it is told to an object store too."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, version: "Version | None" = None) -> None:
+        self._directory, self._version = directory, version
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}  # of the stages of the current plan, in the file
         self._write_again = 0.0
@@ -67,8 +68,8 @@ class Listing:
             there = self._entries.get(self._names[name])
             if there is None or there.digest != one.digest or not there.path or there.state == EARLIER:
                 self._entries[self._names[name]] = Entry(one.stage.kind, one.digest, one.state)
-        self._write(durable=True)
-        tell(self._directory / STAGES)
+        if self._write(durable=True):
+            tell(self._directory / STAGES)
 
     def heard(self, outcome: "Outcome") -> None:
         """Take down what a part of the run has come to; the file follows at once while it is small."""
@@ -81,14 +82,12 @@ class Listing:
             for name in names:
                 self._entries[self._names[name]] = replace(self._entries[self._names[name]], state=state)
         self._unwritten = True
-        if time.monotonic() >= self._write_again:
-            self._write()
+        if time.monotonic() >= self._write_again and self._write():
             tell(self._directory / STAGES, patiently=False)
 
     def end(self) -> None:
         """Write what is not written yet."""
-        if self._unwritten:
-            self._write()
+        if (self._unwritten or (self._version and self._entries)) and self._write(keep=True):
             tell(self._directory / STAGES, patiently=False)
 
     def _name(self, name: str, digest: str) -> str:
@@ -98,12 +97,18 @@ class Listing:
             called = f"{name}#{number}"
         return called
 
-    def _write(self, durable: bool = False) -> None:
+    def _write(self, durable: bool = False, keep: bool = False) -> bool:
+        """Whether it is this job's to write the study's own list; what the job names is kept in any case."""
         begun = time.monotonic()
         found = {name: {k: v for k, v in vars(entry).items() if v} for name, entry in self._entries.items()}
-        write_json(self._directory / STAGES, found, durable=durable)
+        if self._version and (durable or keep):
+            self._version.keep(found)
+        with self._version.writing() if self._version else nullcontext(True) as mine:
+            if mine:
+                write_json(self._directory / STAGES, found, durable=durable)
         now = time.monotonic()
         self._write_again, self._unwritten = now + _REST * (now - begun), False
+        return mine
 
 
 def _earlier(directory: Path) -> dict[str, Entry]:
@@ -119,9 +124,9 @@ def _earlier(directory: Path) -> dict[str, Entry]:
 
 
 @contextmanager
-def listed(directory: Path) -> Iterator[Listing]:
+def listed(directory: Path, version: "Version | None" = None) -> Iterator[Listing]:
     """A listing that, however the block ends, has all that it heard."""
-    listing = Listing(directory)
+    listing = Listing(directory, version)
     try:
         yield listing
     finally:

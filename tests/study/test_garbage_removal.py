@@ -141,10 +141,10 @@ def test_trials_stay_as_long_as_heads_that_may_take_them(tmp_path: Path) -> None
     store = Store(tmp_path / "runs")
     assert len(store.digests("trial")) == 2 and look(store, 0).artifacts == ()
     (done.directory / "trials.parquet").unlink()
-    keys = {one.kind for one in look(store, 0).artifacts}
+    keys = {one.kind for one in look(store, 0, earlier=True).artifacts}
     assert keys == {"heads", "trial"}  # those of the trial that was not the best
-    kept = named(store)
-    remove(store, look(store, 0), 0)
+    kept = named(store, earlier=False)
+    remove(store, look(store, 0, earlier=True), 0, earlier=True)
     assert len(store.digests("trial")) == 1 and all(store.artifact(*key) for key in kept if key[0] == "heads")
     again = execute(job, quiet(), inline=True)
     assert not again.outcome.failures and len(store.digests("trial")) == 2

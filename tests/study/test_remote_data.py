@@ -59,7 +59,7 @@ def test_the_same_weights_features_and_audit(bucket: Bucket, local, tmp_path, ca
         made = left(there, kind, ending)
         assert made and made == left(here, kind, ending)
     assert bucket.faults.count("GET", ".tar") == 8  # four of each split, over two epochs and an extraction
-    links = there / "studies/remote/given/shards/pretrain"
+    (links,) = there.glob("studies/remote/history/*/given/shards/pretrain")
     assert json.loads((links / "pretrain.link.json").read_text())["url"] == f"{url}/pretrain"
     capsys.readouterr()
     assert call(["audit", str(there / "studies/remote")]) == 0
