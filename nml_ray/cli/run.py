@@ -115,8 +115,13 @@ def tell(done: "Run") -> int:
     elif not outcome.failures:
         click.echo(f"{len(outcome.artifacts)} artifacts, listed in {done.directory / 'stages.json'}")
     for name, failure in outcome.failures.items():
-        traceback = f"\n  traceback: {failure.log}" if failure.log and not failure.mistake else ""
-        click.echo(f"failed: {name}: {failure.reason.removeprefix(f'{name}: ')}{traceback}", err=True)
+        if not failure.mistake:
+            traceback = f"\n  traceback: {failure.log}" if failure.log else ""
+            click.echo(f"failed: {name}: {failure.reason.removeprefix(f'{name}: ')}{traceback}", err=True)
+    mistakes = {name: failure.reason for name, failure in outcome.failures.items() if failure.mistake}
+    for reason in dict.fromkeys(mistakes.values()):
+        names = [name for name, why in mistakes.items() if why == reason]
+        click.echo(f"failed: {', '.join(names)}: {reason.removeprefix(f'{names[0]}: ')}", err=True)
     for cause in dict.fromkeys(outcome.left_out.values()):
         names = [name for name, why in outcome.left_out.items() if why == cause]
         click.echo(f"not made, because {cause} failed: {', '.join(names)}", err=True)
