@@ -86,7 +86,8 @@ def flaws() -> list[UserError]:
 
 def kept(id: str) -> Submission | None:
     """The submission of exactly this id, if this machine made it."""
-    return next((one for one in known() if one.id == id), None) if is_id(id) else None
+    found = _submission(directory() / f"{id}.json") if is_id(id) else None
+    return found if isinstance(found, Submission) else None
 
 
 def _read() -> tuple[list[Submission], dict[str, UserError]]:
@@ -97,15 +98,24 @@ def _read() -> tuple[list[Submission], dict[str, UserError]]:
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=str(directory()), expected=_FIX) from None
     for path in paths:
-        try:
-            found.append(Submission.from_data(json.loads(path.read_bytes()), path.stem))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, RecursionError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-            fix = "what `nml-ray submit` wrote; without it that job is found by --storage"
-            wrong[path.stem] = Unreadable(f"holds no submission ({reason})", where=str(path), expected=fix)
+        one = _submission(path)
+        if isinstance(one, Submission):
+            found.append(one)
+        elif one:
+            wrong[path.stem] = one
     return sorted(found, key=lambda one: (one.submitted, one.id), reverse=True), wrong
+
+
+def _submission(path: Path) -> Submission | UserError | None:
+    """What a file holds, or why it does not; None where there is none."""
+    try:
+        return Submission.from_data(json.loads(path.read_bytes()), path.stem)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        fix = "what `nml-ray submit` wrote; without it that job is found by --storage"
+        return Unreadable(f"holds no submission ({reason})", where=str(path), expected=fix)
 
 
 def find(id: str) -> Submission:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from nml_ray.cluster import registry
 from nml_ray.cluster.ask import sender
 from nml_ray.cluster.record import record_of
 from nml_ray.cluster.submission import Submission
+from nml_ray.config.errors import UserError
 from nml_ray.storage.patience import Patience
 from nml_ray.storage.pulse import process_started
 from tests.submitted import begun, code_directory, nml_ray, until
@@ -239,6 +241,29 @@ def test_nothing_is_sent_that_could_not_be_found_again(code, capfd, monkeypatch,
     assert errors.count("\n") == 1
     assert "cannot be written (Not a directory)" in errors
     assert not (code / "runs").exists()
+
+
+@pytest.mark.long
+def test_what_was_sent_and_cannot_be_kept_is_named_and_found(code, capfd, monkeypatch):
+    remember, calls = registry.remember, []
+
+    def once(submission: Submission) -> None:
+        calls.append(submission)
+        if len(calls) == 2:  # the disk is full by now
+            raise UserError("cannot be written (No space left on device)", where="state")
+        remember(submission)
+
+    code_directory(code, epochs=ENDLESS)
+    monkeypatch.setattr(registry, "remember", once)
+    status, output, errors = said(capfd, "submit", "job.yaml", "--cluster", "local.yaml", "--inline")
+    id = output.strip()
+    assert status == 0
+    assert f"nml-ray: {id} was sent; its cluster's name for it (host {socket.gethostname()}, pid " in errors
+    assert "is not kept here: state: cannot be written (No space left on device)" in errors
+    assert "state:      running" in said(capfd, "status", id)[1]
+    until(lambda: record_of(str(code / "runs"), id).read("status.json"))
+    assert said(capfd, "stop", id)[0] == 0
+    until(lambda: "state:      stopped" in said(capfd, "status", id)[1])
 
 
 def test_stop_says_what_became_of_what_was_not_sent(code, capfd):
