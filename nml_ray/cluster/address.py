@@ -17,7 +17,7 @@ from nml_ray.cluster.job_server import JobServer
 from nml_ray.cluster.package import Package
 from nml_ray.cluster.submission import State, Status, Submission
 from nml_ray.config.errors import UserError
-from nml_ray.session import SETTINGS
+from nml_ray.ray_environment import SETTINGS
 
 STATES: Mapping[str, State] = {
     "PENDING": "queued",

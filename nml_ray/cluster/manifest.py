@@ -17,7 +17,7 @@ from typing import Any
 from nml_ray.cluster.command import job_command
 from nml_ray.cluster.config import KubeRayCluster, Node
 from nml_ray.cluster.submission import Submission
-from nml_ray.session import SETTINGS
+from nml_ray.ray_environment import SETTINGS
 
 PART = 900 * 1024  # bytes of the code in a ConfigMap: Kubernetes takes 1 MiB, names and scripts included
 PARTS = 12  # ConfigMaps of one job

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from nml_ray.cluster.command import job_command
 from nml_ray.cluster.config import SlurmCluster
 from nml_ray.cluster.submission import Submission
-from nml_ray.session import SETTINGS
+from nml_ray.ray_environment import SETTINGS
 
 SCRIPT, CODE, TOKEN, OUTPUT, STOP, REASON = "job.sh", "code", "token", "output.log", "stop", "reason"
 EPILOG = "epilog.sh"

@@ -181,7 +181,7 @@ def test_a_job_file_that_is_ignored_travels_all_the_same(tmp_path):
         *((name, "", "a file of credentials") for name in ("kaggle.json", ".databrickscfg", "prod.tfvars")),
         ("notes.txt", f"see gh{'p'}_{'a1' * 18}", "a token"),
         ("settings.ini", f"hub=hf{'_'}{'aB' * 17}\n", "a token"),
-        (".npmrc", "//registry.npmjs.org/:_authToken=0123456789ab", "a file of passwords"),
+        (".npmrc", "//registry.example.org/:_authToken=0123456789ab", "a file of passwords"),
         ("passwords.txt", "site: example.org\npassword: correct-horse", "a file of passwords"),
         ("api_key.txt", "0123456789abcdef0123456789abcdef\n", "a file of passwords"),
         (".aws_keys", "access_key = wJalrXUtnFEMIK7MDENG", "a file of passwords"),

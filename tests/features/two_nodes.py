@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nml_ray import session
+from nml_ray import ray_environment, session
 from nml_ray.features.plan import EncoderPlan, ExtractionPlan, ShardDone, all_items
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     data |= {"encoders": tuple(EncoderPlan(**one) for one in data["encoders"]), "transforms": tuple(data["transforms"])}
     directory = Path(tempfile.mkdtemp(prefix="nml-ray-", dir="/tmp"))  # socket paths may have 107 bytes
     (directory / "ray").mkdir()
-    os.environ |= {**session.SETTINGS, "RAY_TMPDIR": str(directory), "RAY_AUTH_MODE": "disabled"}
+    os.environ |= {**ray_environment.SETTINGS, "RAY_TMPDIR": str(directory), "RAY_AUTH_MODE": "disabled"}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
         run(ExtractionPlan(**data))

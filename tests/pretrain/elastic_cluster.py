@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from nml_ray import session
+from nml_ray import ray_environment, session
 from nml_ray.pretrain.plan import GroupPlan
 from nml_ray.pretrain.resume import committed
 
@@ -25,7 +25,7 @@ def main() -> None:
     plan, steps = GroupPlan.from_data(json.loads(sys.argv[1])), int(sys.argv[2])
     directory = Path(tempfile.mkdtemp(prefix="nml-ray-", dir="/tmp"))  # socket paths may have 107 bytes
     (directory / "ray").mkdir()
-    os.environ |= {**session.SETTINGS, "RAY_TMPDIR": str(directory), "RAY_AUTH_MODE": "disabled"}
+    os.environ |= {**ray_environment.SETTINGS, "RAY_TMPDIR": str(directory), "RAY_AUTH_MODE": "disabled"}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
         run(plan, steps)
