@@ -6,10 +6,12 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from tests.cluster import hosts
 from tests.cluster.hosts import Hosts
+from tests.cluster.slurm_daemons import wait_until
 
 SSHD = "/usr/sbin/sshd"
 OWN = ("/tmp/ray", "/tmp/nml-ray-lab")
@@ -58,6 +60,8 @@ class Machines:
         try:
             for number in range(self._count + 1):
                 self._make(number)
+            for number in range(self._count):
+                wait_until(partial(self._listens, number), f"ssh server on machine {number}")
         except BaseException:
             self._leave.close()
             raise
@@ -86,6 +90,9 @@ class Machines:
         """Run a shell command on one of the machines, by ssh from the user's."""
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i", str(self.key)]
         return self.run(["ssh", *options, f"root@{self.address_of(number)}", command], timeout)
+
+    def _listens(self, number: int) -> bool:
+        return "Server listening" in (self.home(number) / "sshd.log").read_text()
 
     def _make(self, number: int) -> None:
         home = self.home(number)

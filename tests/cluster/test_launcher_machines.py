@@ -58,7 +58,8 @@ def test_a_cluster_of_machines_of_ones_own(machines, cluster, tmp_path):
         assert done.returncode == 0, done.stdout
         return str(done.stdout)
 
-    machines.run_on(1, "NML_RAY_CLUSTER=other nohup sleep 1000 > /dev/null 2>&1 &")
+    begun = machines.run_on(1, "NML_RAY_CLUSTER=other nohup sleep 1000 > /dev/null 2>&1 &")
+    assert begun.returncode == 0, begun.stdout
     (somebodys,) = machines.commands(1)
     told = nml_ray("cluster", "up", cluster, timeout=300)
     try:
