@@ -24,9 +24,10 @@ SIZE_CPU := about 0.6 GB to download and 2 GB on disk
 REMOVE_VENV := rm -rf .venv.old; mv .venv .venv.old; rm -rf .venv.old
 
 PYTEST := .venv/bin/python -m pytest
-HEAVY := browser or slow or kill or netns or slurm
+CLUSTERS := netns or slurm
+HEAVY := browser or slow or kill or $(CLUSTERS)
 
-.PHONY: help install demo lint test-fast test test-heavy test-all docs lock clean distclean FORCE
+.PHONY: help install demo lint test-fast test test-heavy test-clusters test-kills test-all docs lock clean distclean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 14
@@ -49,8 +50,13 @@ test: test-fast ## test-fast, the longer tests, and those on one shared Ray: und
 	@$(PYTEST) -n auto --dist loadfile -m "long and not (ray or $(HEAVY))"
 	$(PYTEST) -m "ray and not ($(HEAVY))"
 
-test-heavy: $(STAMP) ## only what `make test` leaves out: Chromium, kills, namespaces, Slurm
-	@$(PYTEST) -m "$(HEAVY)"
+test-heavy: test-clusters test-kills ## only what `make test` leaves out; with -j2 both parts at once
+
+test-clusters: $(STAMP) ## on Slurm, and on hosts in network namespaces
+	@$(PYTEST) -m "$(CLUSTERS)"
+
+test-kills: $(STAMP) ## Chromium, kills, and what else takes long
+	@$(PYTEST) -m "($(HEAVY)) and not ($(CLUSTERS))"
 
 test-all: test test-heavy ## everything
 

@@ -21,6 +21,8 @@ TARGETS = (
     "test-fast",
     "test",
     "test-heavy",
+    "test-clusters",
+    "test-kills",
     "test-all",
     "lock",
     "clean",
@@ -51,6 +53,9 @@ def test_the_targets_run_what_they_promise():
     assert f'-m "not (long or ray or {heavy})"' in plans["test-fast"]
     for rest in (f'-m "long and not (ray or {heavy})"', f'-m "ray and not ({heavy})"'):
         assert rest in plans["test"]
+    clusters = "netns or slurm"
+    for part in (f'-m "{clusters}"', f'-m "({heavy}) and not ({clusters})"'):
+        assert part in plans["test-heavy"]
     for target in ("test-fast", "test", "test-all"):
         assert "ruff check" in plans[target]
         assert "mypy" in plans[target]
