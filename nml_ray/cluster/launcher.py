@@ -115,7 +115,10 @@ class Cluster:
     def up(self) -> None:
         """`ray up`, and a look whether the job server answers."""
         self._look_for_tools()
+        self._look_for_key()
         self._make_token()
+        if self.provider == "local":
+            self._reach_machines()
         with self._file() as path:
             # The newer autoscaler takes a head of provider local for one of the workers, and leaves the last one out
             older = {"RAY_UP_enable_autoscaler_v2": "0"} if self.provider == "local" else {}
@@ -128,6 +131,29 @@ class Cluster:
         self._await_nodes()
         for line in self.check():
             click.echo(line)
+
+    def _look_for_key(self) -> None:
+        key = str(self.cluster.ray["auth"].get("ssh_private_key", ""))
+        if key and not Path(key).expanduser().is_file():
+            raise UserError(
+                f"'{key}' does not exist", where="ray.auth.ssh_private_key", expected="the key that the machines take"
+            )
+
+    def _reach_machines(self) -> None:
+        """Each takes the key at once: Ray would try for minutes."""
+        provider = self.cluster.ray["provider"]
+        for host in (provider["head_ip"], *provider["worker_ips"]):
+            done = self._ssh(host, "true")
+            if done.returncode:
+                raise UserError(
+                    f"cannot be reached by ssh ({_reason(done)})",
+                    where=host,
+                    expected="a machine that is on, and takes the key of ray.auth",
+                )
+
+    def _ssh(self, host: str, command: str) -> "subprocess.CompletedProcess[str]":
+        words = [*ssh(host, self.cluster.ray["auth"], self._known_hosts()), command]
+        return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
     def _await_nodes(self) -> None:
         """Wait for the machines that are to be there from the start: the head brings them up by and by."""
@@ -171,12 +197,10 @@ class Cluster:
         provider = self.cluster.ray["provider"]
         left = []
         for host in (provider["head_ip"], *provider["worker_ips"]):
-            command = [*ssh(host, self.cluster.ray["auth"], self._known_hosts()), end_command(self.cluster.ray)]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            done = self._ssh(host, end_command(self.cluster.ray))
             left += [f"{host}: {line}" for line in done.stdout.splitlines()]
             if done.returncode:
-                reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-                left.append(f"{host}: unknown ({reason})")
+                left.append(f"{host}: unknown ({_reason(done)})")
         return left
 
     @contextmanager
@@ -282,8 +306,12 @@ def describe(document: Path) -> dict[str, Any]:
     return found
 
 
+def _reason(done: "subprocess.CompletedProcess[str]") -> str:
+    return (done.stderr.strip().splitlines() or ["no answer"])[-1]
+
+
 def _ray(*arguments: str, **environment: str) -> int:
     """Ray's command line, by this interpreter; its output goes where ours goes."""
     command: Sequence[str] = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
-    inherited = {**os.environ, **environment}
+    inherited = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **environment}
     return subprocess.run(command, stdin=subprocess.DEVNULL, check=False, env=inherited).returncode

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nml_ray.cluster import tunnel
+from nml_ray.cluster import launcher, tunnel
 from nml_ray.cluster.config import LauncherCluster
 from nml_ray.cluster.launcher import Cluster, describe
 from nml_ray.cluster.package import Package
@@ -249,3 +249,13 @@ def test_a_machine_whose_address_cannot_be_told_says_why(tmp_path, monkeypatch):
         provider.create_node({}, {"ray-node-type": "head", "ray-node-status": "up-to-date"}, 1)
         (node,) = describe(path)["nodes"]
     assert node["kind"] == "head" and node["address"] is None and node["trouble"].startswith("gaierror: ")
+
+
+def test_up_begins_nothing_without_the_key_or_with_a_machine_that_refuses_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(launcher, "_ray", lambda *arguments, **environment: pytest.fail("ray up was called"))
+    with pytest.raises(UserError, match=r"ray\.auth\.ssh_private_key: '~/key' does not exist"):
+        cluster_at().up()
+    (tmp_path / "key").touch()
+    with pytest.raises(UserError, match=r"head: cannot be reached by ssh \(nobody@head: Permission denied"):
+        cluster_at(user="nobody").up()
