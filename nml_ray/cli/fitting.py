@@ -257,9 +257,7 @@ class Fitting:
         return [refusals.refuse_disk(one.storage.local, needed, one.where)]
 
     def arms(self) -> int:
-        """Runs of single arms of pre-training that are to do; none of a sweep, whose trials share them."""
-        if self.prepared.job.sweep:
-            return 0
+        """Runs of single arms of pre-training that are to do; of a sweep those that are known, each once."""
         return sum(one.stage.kind == "pretrain" and one.state == "to do" for one in self.planned.values())
 
     def package(self) -> str:

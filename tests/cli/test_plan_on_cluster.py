@@ -134,3 +134,9 @@ def test_the_plan_of_the_demo_for_a_cluster_needs_no_torch(code) -> None:
     told = f"from nml_ray.cli.main import call; import sys; print(call({words}), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+
+
+def test_the_disk_that_a_sweep_takes_is_told(code, capsys) -> None:
+    (code / "lab.yaml").write_text("kind: local")
+    status, output, _ = planned(capsys, "sweep_random")
+    assert status == 0 and "disk: checkpoints and encoders take up to " in output
