@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from nml_ray.config.errors import UserError
 from nml_ray.storage.atomic import read_json, write_json
 from nml_ray.storage.location import Location, locate
 
@@ -40,10 +41,13 @@ def working_root(storage: str, scratch: str = "") -> Path:
         scratch: directory of working roots; the user's cache directory when left out.
 
     Raises:
-        UserError: a URL that cannot be used.
+        UserError: a URL that cannot be used, or a path that leads through a file.
     """
     location = locate(storage, "run.storage")
     if not location.remote:
+        there = next(path for path in (location.local.absolute(), *location.local.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UserError(f"'{there}' is no directory", where="run.storage", expected="a directory")
         return location.local
     url = str(location)
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", location.path)[:60]

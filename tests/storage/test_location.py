@@ -7,6 +7,7 @@ import pytest
 from nml_ray.config.errors import UserError
 from nml_ray.storage.link import Link, followed, linked_names, write_link
 from nml_ray.storage.location import locate, redacted
+from nml_ray.storage.mirror import working_root
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,10 @@ def test_links_stand_for_directories(tmp_path):
     (tmp_path / "train.link.json").write_text("{}")
     with pytest.raises(UserError, match=r"train\.link\.json: cannot be read"):
         followed(tmp_path / "train")
+
+
+@pytest.mark.parametrize("below", ["", "/deep/runs"])
+def test_a_storage_that_is_a_file_is_refused(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"run\.storage: '.*/file' is no directory"):
+        working_root(f"{tmp_path}/file{below}")
